@@ -1,0 +1,174 @@
+"""Metrics: values worked out by hand, edges, and a naive reference for the vectorised ones."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from userlm_synth import metrics
+from userlm_synth.metrics import words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Don’t stop, it's 3.5!", ["don't", "stop", "it's", "3", "5"]),
+        ("'quoted' snake_case", ["quoted", "snake", "case"]),
+        ("Éte\u0301 ÜBER", ["été", "über"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("你好 world", ["你", "好", "world"]),
+        ("... !?", []),
+        ("", []),
+    ],
+)
+def test_words_are_lower_cased_and_whole(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+def test_diversity_by_hand() -> None:
+    # {a b}, {b c}, {d}: Jaccard 1/3, 0, 0 -> mean 1/9
+    assert metrics.first_turn_diversity(["a b", "B c!", "d"]) == pytest.approx(100 * 8 / 9)
+    assert metrics.first_turn_diversity(["same text", "same text"]) == pytest.approx(0)
+
+
+def test_two_texts_without_words_are_the_same_text() -> None:
+    assert metrics.first_turn_diversity(["...", "!!"]) == pytest.approx(0)
+    assert metrics.first_turn_diversity(["...", "hello"]) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("texts", [[], ["one text"]])
+def test_diversity_needs_a_pair(texts: list[str]) -> None:
+    with pytest.raises(ValueError, match="two texts or more"):
+        metrics.first_turn_diversity(texts)
+
+
+def test_diversity_takes_a_seeded_sample() -> None:
+    texts = [f"word{at} word{at % 7}" for at in range(60)]
+    first = metrics.first_turn_diversity(texts, limit=10, seed=1)
+    assert first == metrics.first_turn_diversity(texts, limit=10, seed=1)
+    chosen = random.Random(1).sample(texts, 10)
+    assert first == pytest.approx(metrics.first_turn_diversity(chosen))
+
+
+def naive_diversity(texts: list[str]) -> float:
+    indices = []
+    for left, right in itertools.combinations([set(words(text)) for text in texts], 2):
+        indices.append(len(left & right) / len(left | right) if left | right else 1.0)
+    return 100 * (1 - sum(indices) / len(indices))
+
+
+sentences = st.lists(st.sampled_from(["a", "b", "c", "d", "?", "élan", "don't"]), max_size=6).map(
+    " ".join
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(sentences, min_size=2, max_size=12), st.integers(1, 3))
+def test_diversity_equals_the_naive_reference(texts: list[str], block: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "VOCABULARY_BLOCK", block)
+        assert metrics.first_turn_diversity(texts) == pytest.approx(
+            naive_diversity(texts), abs=1e-4
+        )
+
+
+def test_weights_leave_out_pairs_that_the_resampling_made() -> None:
+    matrix = metrics.jaccard_matrix(["a b", "b c", "d"])
+    value = metrics.weighted_diversity(matrix, np.array([[2, 1, 0], [3, 0, 0]]))
+    assert value[0] == pytest.approx(100 * (1 - 1 / 3))  # only the pair "a b", "b c" is there
+    assert math.isnan(value[1])
+
+
+def test_distinct_n_by_hand() -> None:
+    assert metrics.distinct_n(["a b a", "b a"], 1) == pytest.approx(40)
+    assert metrics.distinct_n(["a b a", "b a"], 2) == pytest.approx(100 * 2 / 3)  # ab ba | ba
+    with pytest.raises(ValueError, match="at least 2 words"):
+        metrics.distinct_n(["a", "b"], 2)
+    with pytest.raises(ValueError, match="1 or more"):
+        metrics.distinct_n(["a"], 0)
+
+
+def test_f1_by_hand() -> None:
+    scores = metrics.binary_f1([True, True, False, False], [True, False, True, True])
+    assert scores == pytest.approx({"precision": 50, "recall": 100 / 3, "f1": 40})
+    assert metrics.binary_f1([False], [True]) == {"precision": 0, "recall": 0, "f1": 0}
+    with pytest.raises(ValueError, match="at least one"):
+        metrics.binary_f1([], [])
+    with pytest.raises(ValueError, match="1 predictions for 2"):
+        metrics.binary_f1([True], [True, False])
+
+
+def test_intent_overlap_by_hand() -> None:
+    turn, intent = words("How do I bake the bread and cake"), words("to bake rye bread")
+    shares = metrics.intent_overlap(turn, intent)  # {bake bread cake} and {bake rye bread}
+    assert shares == pytest.approx({"of_turn": 200 / 3, "of_intent": 200 / 3, "jaccard": 50})
+    assert metrics.intent_overlap(words("and the"), intent) == {
+        "of_turn": 0,
+        "of_intent": 0,
+        "jaccard": 0,
+    }
+
+
+def test_stopwords_are_words() -> None:
+    assert all(words(word) == [word] for word in metrics.STOPWORDS)
+
+
+def test_bootstrap_covers_the_mean_and_repeats() -> None:
+    items = list(range(100))
+
+    def mean(values: list[int]) -> float:
+        return sum(values) / len(values)
+
+    low, high = metrics.bootstrap(mean, items, samples=300, seed=3)
+    assert low < 49.5 < high
+    assert 8 < high - low < 14  # 2 x 1.96 x 28.9 / 10 = 11.3
+    assert (low, high) == metrics.bootstrap(mean, items, samples=300, seed=3)
+    assert metrics.bootstrap(mean, [7], samples=5) == (7, 7)
+    with pytest.raises(ValueError, match="at least one item"):
+        metrics.bootstrap(mean, [])
+
+
+def test_ratio_bootstrap_agrees_with_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 30, 200)
+    losses = tokens * rng.normal(2, 0.5, 200)
+
+    def perplexity(pairs: list[tuple[float, int]]) -> float:
+        return math.exp(sum(loss for loss, _ in pairs) / sum(count for _, count in pairs))
+
+    plain = metrics.bootstrap(perplexity, list(zip(losses, tokens, strict=True)), samples=1000)
+    monkeypatch.setattr(metrics, "RESAMPLE_BLOCK", 1500)
+    fast = metrics.ratio_bootstrap(losses, tokens, transform=np.exp)
+    assert fast == pytest.approx(plain, rel=0.02)
+
+
+def test_ratio_bootstrap_refuses_nothing_to_measure() -> None:
+    with pytest.raises(ValueError, match="positive sum"):
+        metrics.ratio_bootstrap([], [])
+    with pytest.raises(ValueError, match="positive sum"):
+        metrics.ratio_bootstrap([1], [0])
+    with pytest.raises(ValueError, match="one denominator"):
+        metrics.ratio_bootstrap([1, 2], [1])
+    assert metrics.ratio_bootstrap([0, 4], [0, 2]) == (2, 2)  # resamples of 0 / 0 are left out
+
+
+def test_style_rates_by_hand() -> None:
+    rates = metrics.style_rates(["Hello there.", "thank you, pleased?", " PLEASE help", "ok"])
+    assert rates == pytest.approx(
+        {
+            "starts_with_capital": 50,
+            "ends_with_stop": 50,
+            "has_question_mark": 25,
+            "has_politeness": 50,
+            "mean_words": 2,
+        }
+    )
+    assert metrics.style_rates(["pleased"])["has_politeness"] == 0
+    with pytest.raises(ValueError, match="at least one text"):
+        metrics.style_rates([])

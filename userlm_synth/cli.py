@@ -1,0 +1,354 @@
+"""The command line: each command parses, calls one function, and prints what came of it.
+
+Click lives here alone, and torch, transformers and the stages are imported inside the commands, so
+that `--help` is instant. A `UserError` becomes plain lines and exit status 1, here and only here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from userlm_synth import __version__
+from userlm_synth.errors import UserError, is_disk_full
+
+FILE = click.Path(path_type=Path)
+
+
+class Program(click.Group):
+    """The command group that turns errors into what a person can act on."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order of the flow, as they stand in this file."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a mendable error is one line (or a line each), a bug a short notice."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _fail(str(error), error, ctx)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; run the same command again to continue", err=True)
+            sys.exit(130)
+        except OSError as error:
+            if is_disk_full(error):
+                _fail(
+                    "the disk is full; free some space and run the same command again", error, ctx
+                )
+            named = f"{error.filename}: " if error.filename else ""
+            _fail(f"{named}{error.strerror or error}", error, ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            _fail(
+                f"internal error, please report it: {what} (userlm-synth -v shows more)", error, ctx
+            )
+
+
+def _fail(text: str, error: BaseException, ctx: click.Context) -> None:
+    if ctx.params.get("verbose"):
+        import traceback
+
+        traceback.print_exception(error)
+    for line in text.splitlines():
+        click.echo(f"error: {line}", err=True)
+    sys.exit(1)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(__version__, prog_name="userlm-synth")
+def main(verbose: bool) -> None:
+    """Train user language models, let them talk with an assistant, publish the dialogues.
+
+    Start with:  userlm-synth run quickstart --out runs/quickstart
+    """
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=FILE, help="The run folder (default: runs/RECIPE).")
+def run(recipe: str, overrides: tuple[str, ...], out: Path | None) -> None:
+    """Every stage that RECIPE names, in order; run again, it continues.
+
+    RECIPE is a shipped name (userlm-synth recipes list) or a .yaml file. Settings can be changed
+    by dotted path: userlm-synth run quickstart generate.num=50
+    """
+    from userlm_synth.pipeline import run_recipe
+    from userlm_synth.recipe import load_recipe
+    from userlm_synth.summary import print_summary
+
+    loaded = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / loaded.name
+    run_recipe(loaded, folder)
+    print_summary(loaded, folder)
+
+
+@main.command()
+@click.argument("recipe", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--source", help="Instead of a recipe: a JSONL file (.gz too), or quickstart.")
+@click.option(
+    "--split-by", default="user", show_default=True, help="user, conversation or metadata.KEY"
+)
+@click.option("--seed", default=0, show_default=True, help="Of the split (and of quickstart).")
+@click.option("--out", type=FILE, required=True, help="Folder for train/validation/test.jsonl.")
+def prepare(
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    source: str | None,
+    split_by: str,
+    seed: int,
+    out: Path,
+) -> None:
+    """Chats -> conversations, split so that no user is in two splits."""
+    from userlm_synth.conversations import prepare as prepare_conversations
+    from userlm_synth.recipe import build_recipe, load_recipe
+
+    if bool(recipe) == bool(source):
+        raise UserError("prepare: name either a recipe or a --source")
+    if source:
+        section = {"source": source, "split_by": split_by}
+        loaded = build_recipe({"name": "prepare", "seed": seed, "conversations": section})
+    else:
+        loaded = load_recipe(str(recipe), overrides)
+    if loaded.conversations is None:
+        raise UserError(f"{recipe}: has no conversations section")
+    prepare_conversations(loaded.conversations, out, loaded.seed)
+
+
+@main.group()
+def intents() -> None:
+    """High-level intents for conversations."""
+
+
+@intents.command("make")
+@click.argument("file", type=FILE)
+@click.option("--out", type=FILE, required=True, help="The conversations with their intents.")
+@click.option("--model", help="SPEC of the model that writes them: openai:MODEL@URL, hf:PATH.")
+@click.option("--concurrency", default=8, show_default=True, help="Requests at once.")
+@click.option(
+    "--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Variable of the key."
+)
+def intents_make(
+    file: Path, out: Path, model: str | None, concurrency: int, api_key_env: str
+) -> None:
+    """A high-level intent for each conversation of FILE; given ones are kept."""
+    from userlm_synth.intents import make_intents
+
+    counts = make_intents(file, out, model=model, concurrency=concurrency, key_env=api_key_env)
+    click.echo(f"{out}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+@main.command()
+@click.argument("file", type=FILE)
+@click.option("--out", type=FILE, help="The samples, one JSON object a line.")
+@click.option(
+    "--tokens", "model", help="Print the tokens that MODEL is trained on in colour instead."
+)
+@click.option("--limit", default=3, show_default=True, help="Conversations to print with --tokens.")
+def flip(file: Path, out: Path | None, model: str | None, limit: int) -> None:
+    """The K+1 training samples of each conversation of FILE, to look at or to train on elsewhere.
+
+    With --tokens MODEL (a checkpoint with a chat template, such as a run's user_lm): each token in
+    the colour of its role; green is trained on, magenta is the end, grey is context.
+    """
+    from userlm_synth.flip import flip_file
+    from userlm_synth.records import read_records
+
+    if model:
+        from userlm_synth.user_lm import ChatFormat, load_tokenizer, render, show_targets
+
+        form = ChatFormat.probe(load_tokenizer(model.removeprefix("hf:")))
+        for conversation in read_records(file, "conversation")[:limit]:
+            for window in render(form, conversation, max_length=2048):
+                click.echo(show_targets(form.tokenizer, window), color=True)
+                click.echo(f"-- {window.targets} of {len(window.ids)} tokens are trained on\n")
+    elif out:
+        click.echo(f"{out}: {flip_file(file, out):,} samples")
+    else:
+        raise UserError("flip: name an --out file, or --tokens MODEL to look at the mask")
+
+
+@main.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=FILE, help="The run folder (default: runs/RECIPE).")
+def train(recipe: str, overrides: tuple[str, ...], out: Path | None) -> None:
+    """Base checkpoint -> user LM: the stages of RECIPE up to its train section."""
+    from userlm_synth.pipeline import TRAINING_STAGES, run_recipe
+    from userlm_synth.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    if loaded.train is None:
+        raise UserError(f"{recipe}: has no train section")
+    folder = out or Path("runs") / loaded.name
+    run_recipe(loaded, folder, TRAINING_STAGES)
+    click.echo(f"user LM: {folder / 'user_lm'}")
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--conversations", "files", type=FILE, multiple=True, required=True,
+    help="A file of held-out conversations; may be given several times.",
+)  # fmt: skip
+@click.option("--out", type=FILE, required=True, help="Folder for evaluation.json.")
+@click.option("--seed", default=0, show_default=True, help="Of the samples and intervals.")
+@click.option("--max-conversations", type=int, help="Score the first N of each file only.")
+def evaluate(
+    models: tuple[str, ...],
+    files: tuple[Path, ...],
+    out: Path,
+    seed: int,
+    max_conversations: int | None,
+) -> None:
+    """Perplexity on real users, leaving (F1) and first turns of each MODEL."""
+    from userlm_synth.evaluation import evaluate as evaluate_models
+    from userlm_synth.recipe import Evaluate
+    from userlm_synth.summary import evaluation_table
+
+    settings = Evaluate(max_conversations=max_conversations)
+    result = evaluate_models(models, files, out, settings, seed=seed)
+    click.echo(evaluation_table(result))
+    click.echo(f"{out / 'evaluation.json'}")
+
+
+@main.command()
+@click.argument("items", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
+@click.option("--user", help="SPEC of the user LM.")
+@click.option("--assistant", help="SPEC of the assistant: openai:MODEL@URL, hf:PATH.")
+@click.option("--intents", "intents_file", type=FILE, help="Intents or conversations (JSONL).")
+@click.option("--num", type=int, help="Dialogues in all (default: one an intent).")
+@click.option("--out", type=FILE, required=True, help="Folder of the dialogues.")
+@click.option("--seed", type=int, help="The run's seed (default: the recipe's, or 0).")
+@click.option("--concurrency", type=int, help="Dialogues at once.")
+def generate(
+    items: tuple[str, ...],
+    user: str | None,
+    assistant: str | None,
+    intents_file: Path | None,
+    num: int | None,
+    out: Path,
+    seed: int | None,
+    concurrency: int | None,
+) -> None:
+    """Dialogues between a user LM and an assistant; run again, it continues.
+
+    Flags win over the recipe; guardrails and sampling are recipe fields, also without a recipe:
+    generate.guardrails.max_words=25 assistant.temperature=0.7
+    """
+    from userlm_synth.pipeline import generate_only
+
+    recipes = [item for item in items if "=" not in item]
+    if len(recipes) > 1:
+        raise UserError(f"generate: one recipe, not {len(recipes)}: {', '.join(recipes)}")
+    flags = {
+        "generate.user": user,
+        "assistant.model": assistant,
+        "generate.intents": str(intents_file) if intents_file else None,
+        "generate.num": num,
+        "generate.concurrency": concurrency,
+        "seed": seed,
+    }
+    overrides = [item for item in items if "=" in item]
+    overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
+    counts = generate_only(recipes[0] if recipes else None, overrides, out)
+    click.echo(f"{out}: {counts['accepted']:,} accepted; rejected: {counts['rejected'] or 'none'}")
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--schema", help="The schema's name (default: recognised from the file).")
+def validate(files: tuple[Path, ...], schema: str | None) -> None:
+    """Check record files; one line for each problem, and exit status 1 if there is any."""
+    from userlm_synth.records import file_problems, load_schema
+
+    if schema:
+        load_schema(schema)
+    total, problems = 0, []
+    for file in files:
+        count, found = file_problems(file, schema)
+        total += count
+        problems += found
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        click.echo(f"{len(problems)} problem(s) in {total:,} records", err=True)
+        sys.exit(1)
+    click.echo(f"{total:,} records, all valid")
+
+
+@main.command()
+@click.argument("dialogues", type=FILE)
+@click.option("--reference", type=FILE, required=True, help="Held-out human conversations (JSONL).")
+@click.option("--out", type=FILE, required=True, help="Folder for report.json and index.html.")
+@click.option("--title", help="The page's title.")
+@click.option("--seed", default=0, show_default=True, help="Of what is sampled.")
+def report(dialogues: Path, reference: Path, out: Path, title: str | None, seed: int) -> None:
+    """How diverse and natural DIALOGUES (a folder or file) are, beside real people."""
+    from userlm_synth.pipeline import read_dialogues
+    from userlm_synth.records import read_records
+    from userlm_synth.reporting import write_report
+
+    accepted, rejected = read_dialogues(dialogues)
+    people = read_records(reference, "conversation")
+    heading = title or f"{dialogues.name} beside {reference.name}"
+    write_report(accepted, rejected, people, out, title=heading, seed=seed)
+    click.echo(str(out / "index.html"))
+
+
+@main.group()
+def recipes() -> None:
+    """The shipped recipes: look at them, copy one, check your own."""
+
+
+@recipes.command("list")
+def recipes_list() -> None:
+    """Each shipped recipe with its first line."""
+    from userlm_synth.recipe import shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        click.echo(f"{name:14} {first}")
+
+
+@recipes.command("show")
+@click.argument("name")
+def recipes_show(name: str) -> None:
+    """Print a recipe."""
+    from userlm_synth.recipe import find_recipe
+
+    click.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes.command("copy")
+@click.argument("name")
+@click.argument("dest", type=FILE)
+def recipes_copy(name: str, dest: Path) -> None:
+    """Copy a recipe to DEST (a file or a folder) to change it."""
+    from userlm_synth.recipe import find_recipe
+
+    source = find_recipe(name)
+    target = dest / source.name if dest.is_dir() else dest
+    if target.exists():
+        raise UserError(f"{target}: exists already; name another file")
+    shutil.copyfile(source, target)
+    click.echo(f"{target}: change it, then userlm-synth run {target}")
+
+
+@recipes.command("validate")
+@click.argument("file")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def recipes_validate(file: str, overrides: tuple[str, ...]) -> None:
+    """Check a recipe; every problem at once, and exit status 1 if there is any."""
+    from userlm_synth.recipe import load_recipe
+
+    click.echo(f"{file}: valid (hash {load_recipe(file, overrides).hash})")

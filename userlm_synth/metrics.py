@@ -1,0 +1,269 @@
+"""Text metrics: pure functions over lists of texts, each with its formula, unit and source.
+
+Shares and scores are in percent (x 100), as in the tables of the paper (arXiv 2510.06552).
+A statistic with nothing to measure raises ``ValueError``: a silent zero would be a wrong figure.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Item = TypeVar("Item")
+Interval = tuple[float, float]
+
+#: English function words, written for this project; apostrophe forms as `words` makes them.
+FUNCTION_WORDS = """
+    a about after again all also am an and any are as at be because been before being both but by
+    can could did do does doing don't down each every few for from further had has have having he
+    her here hers him his how i i'd i'll i'm i've if in into is isn't it it's its just like me more
+    most my no nor not now of off on once only or other our out over own same she should so some
+    such than that that's the their them then there these they this those through to too under up
+    us very was we were what when where which while who whom why will with would you you're your
+"""
+STOPWORDS = frozenset(FUNCTION_WORDS.split())
+
+POLITE = re.compile(r"\b(?:please|thanks|thank you)\b", re.IGNORECASE)
+VOCABULARY_BLOCK = 4096  # columns of the incidence matrix held in memory at once
+RESAMPLE_BLOCK = 2_000_000  # resampled indices held in memory at once
+
+
+@functools.cache
+def _word_pattern() -> re.Pattern[str]:
+    """A word: letters, digits and combining marks, joined by single apostrophes.
+
+    ``\\w`` leaves out the vowel signs of Hindi, Thai and others, which would cut words in pieces.
+    Chinese and Japanese are written without spaces: there each character is a word.
+    """
+    marks = "".join(
+        re.escape(chr(code))
+        for code in range(0x300, 0x10000)
+        if unicodedata.category(chr(code))[0] == "M"
+    )
+    unspaced = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    letter = rf"(?:(?![{unspaced}])[^\W_]|[{marks}\u200c\u200d])"
+    return re.compile(rf"[{unspaced}]|{letter}+(?:'{letter}+)*")
+
+
+def words(text: str) -> list[str]:
+    """The lower-cased words (1-grams) of a text, punctuation left out; ``Don’t`` is ``don't``."""
+    plain = unicodedata.normalize("NFC", text).replace("\u2019", "'").lower()
+    return _word_pattern().findall(plain)
+
+
+def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """The n-grams of one text, in order; none when it has fewer than n words."""
+    if n < 1:
+        raise ValueError(f"n must be 1 or more, not {n}")
+    return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+
+
+def jaccard_matrix(texts: Sequence[str]) -> NDArray[Any]:
+    """Jaccard index |A & B| / |A | B| of the word sets of each two texts, shape (n, n), 0 to 1.
+
+    Two texts without words are the same text: 1. Words of a single text never meet another, so
+    they count in the unions only; the others go through the incidence matrix block by block.
+    """
+    import numpy as np
+
+    sets = [set(words(text)) for text in texts]
+    frequency = Counter(word for found in sets for word in found)
+    column = {word: at for at, word in enumerate(w for w, count in frequency.items() if count > 1)}
+    pairs = [(row, column[w]) for row, found in enumerate(sets) for w in found if w in column]
+    rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    common = np.zeros((len(sets), len(sets)), dtype=np.float32)
+    for start in range(0, len(column), VOCABULARY_BLOCK):
+        here = (columns >= start) & (columns < start + VOCABULARY_BLOCK)
+        width = min(VOCABULARY_BLOCK, len(column) - start)
+        block = np.zeros((len(sets), width), dtype=np.float32)
+        block[rows[here], columns[here] - start] = 1
+        common += block @ block.T
+    sizes = np.array([len(found) for found in sets], dtype=np.float32)
+    np.fill_diagonal(common, sizes)
+    union = sizes[:, None] + sizes[None, :] - common
+    matrix: NDArray[Any] = np.divide(common, union, out=np.ones_like(common), where=union > 0)
+    return matrix
+
+
+def weighted_diversity(matrix: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
+    """100 x (1 - mean Jaccard) for each row of `weights` (how often each text was drawn).
+
+    A text is never paired with a copy of itself that only the resampling made: such pairs would
+    pull every resample below the estimate. `weights` is (samples, n), the result (samples,).
+    """
+    import numpy as np
+
+    drawn = weights.astype(np.float32)
+    own = (drawn.astype(np.float64) ** 2).sum(axis=1)
+    total = ((drawn @ matrix).astype(np.float64) * drawn).sum(axis=1) - own
+    pairs = drawn.sum(axis=1, dtype=np.float64) ** 2 - own
+    mean: NDArray[Any] = np.divide(total, pairs, out=np.full_like(total, np.nan), where=pairs > 0)
+    return 100 * (1 - mean)
+
+
+def first_turn_diversity(texts: Sequence[str], *, limit: int = 2000, seed: int = 0) -> float:
+    """100 x (1 - mean pairwise 1-gram Jaccard index), over all pairs of at most `limit` texts.
+
+    The texts are a sample drawn with `seed` where there are more. Source: the paper's Table 2,
+    metric 1 (2,000 sampled first turns; human 94.01).
+    """
+    import numpy as np
+
+    if len(texts) < 2 or limit < 2:
+        raise ValueError(
+            f"first-turn diversity compares pairs: two texts or more, not {len(texts)}"
+        )
+    chosen = random.Random(seed).sample(list(texts), limit) if len(texts) > limit else texts
+    matrix = jaccard_matrix(chosen)
+    return float(weighted_diversity(matrix, np.ones((1, len(chosen))))[0])
+
+
+def diversity_interval(
+    texts: Sequence[str], *, limit: int = 2000, samples: int = 1000, seed: int = 0
+) -> Interval:
+    """Bootstrap 95 % interval of `first_turn_diversity` over the same sample of texts."""
+    import numpy as np
+
+    chosen = random.Random(seed).sample(list(texts), limit) if len(texts) > limit else texts
+    n = len(chosen)
+    drawn = np.random.default_rng(seed).multinomial(n, [1 / n] * n, samples)
+    values = weighted_diversity(jaccard_matrix(chosen), drawn)
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def distinct_n(texts: Iterable[str], n: int) -> float:
+    """100 x different n-grams / all n-grams, never across two texts (Li et al. 2016, distinct-n).
+
+    It falls as the number of words grows, so compare it only between texts of equal length.
+    """
+    grams = [gram for text in texts for gram in ngrams(words(text), n)]
+    if not grams:
+        raise ValueError(f"distinct-{n} needs a text of at least {n} words")
+    return 100 * len(set(grams)) / len(grams)
+
+
+def binary_f1(predicted: Sequence[bool], actual: Sequence[bool]) -> dict[str, float]:
+    """Precision, recall and F1 of yes/no predictions, x 100 (the paper's metric 3, termination).
+
+    A share of nothing is 0: precision when nothing was predicted, recall when nothing was there.
+    """
+    if len(predicted) != len(actual):
+        raise ValueError(f"{len(predicted)} predictions for {len(actual)} facts")
+    if not predicted:
+        raise ValueError("F1 needs at least one prediction")
+    hits = sum(1 for guess, fact in zip(predicted, actual, strict=True) if guess and fact)
+    guessed, real = sum(map(bool, predicted)), sum(map(bool, actual))
+    return {
+        "precision": 100 * hits / guessed if guessed else 0.0,
+        "recall": 100 * hits / real if real else 0.0,
+        "f1": 200 * hits / (guessed + real) if guessed + real else 0.0,
+    }
+
+
+def intent_overlap(turn_words: Iterable[str], intent_words: Iterable[str]) -> dict[str, float]:
+    """How much of the intent a turn repeats, x 100, over different words without `STOPWORDS`.
+
+    ``of_turn`` = |T & I| / |T|, ``of_intent`` = |T & I| / |I|, ``jaccard`` = |T & I| / |T | I|; a
+    share of no words is 0. The paper (metric 2, intent decomposition) does not say which it uses.
+    """
+    turn, intent = set(turn_words) - STOPWORDS, set(intent_words) - STOPWORDS
+    common = len(turn & intent)
+    sizes = {"of_turn": len(turn), "of_intent": len(intent), "jaccard": len(turn | intent)}
+    return {name: 100 * common / size if size else 0.0 for name, size in sizes.items()}
+
+
+def bootstrap(
+    statistic: Callable[[list[Item]], float],
+    items: Sequence[Item],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile 95 % interval of `statistic` over resamples of `items` (Efron 1979).
+
+    `items` are what was drawn independently: conversations, not turns. Not for figures that count
+    repeats (diversity, distinct-n): a resample repeats items, which lowers them by itself.
+    """
+    import numpy as np
+
+    if not items or samples < 1:
+        raise ValueError("a bootstrap interval needs at least one item and one resample")
+    rng = np.random.default_rng(seed)
+    draws = [
+        statistic([items[at] for at in rng.integers(0, len(items), len(items))])
+        for _ in range(samples)
+    ]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def ratio_bootstrap(
+    numerators: Sequence[float] | NDArray[Any],
+    denominators: Sequence[float] | NDArray[Any],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    transform: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+) -> Interval:
+    """Percentile 95 % interval of transform(sum of numerators / sum of denominators), vectorised.
+
+    One entry per conversation. Perplexity: the negative log-likelihoods, the token counts, and
+    ``transform=numpy.exp``. Resamples whose denominators sum to 0 say nothing and are left out.
+    """
+    import numpy as np
+
+    top, bottom = (
+        np.asarray(numerators, dtype=np.float64),
+        np.asarray(denominators, dtype=np.float64),
+    )
+    if top.shape != bottom.shape or top.ndim != 1:
+        raise ValueError(f"one denominator for each numerator: {top.shape} against {bottom.shape}")
+    if samples < 1 or not bottom.sum() > 0:
+        raise ValueError("a ratio interval needs a positive sum of denominators and one resample")
+    rng, ratios = np.random.default_rng(seed), []
+    step = max(1, RESAMPLE_BLOCK // len(top))
+    for start in range(0, samples, step):
+        drawn = rng.integers(0, len(top), (min(step, samples - start), len(top)))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios.append(top[drawn].sum(axis=1) / bottom[drawn].sum(axis=1))
+    ratio = np.concatenate(ratios)
+    values = ratio[np.isfinite(ratio)]
+    if not len(values):
+        raise ValueError("no resample had a positive sum of denominators")
+    low, high = np.percentile(transform(values) if transform else values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def style_counts(text: str) -> dict[str, int]:
+    """What `style_rates` counts, for one text: four 0/1 marks and the number of words."""
+    plain = text.strip()
+    return {
+        "starts_with_capital": int(plain[:1].isupper()),
+        "ends_with_stop": int(plain.endswith((".", "!", "?"))),
+        "has_question_mark": int("?" in plain),
+        "has_politeness": int(POLITE.search(plain) is not None),
+        "mean_words": len(words(plain)),
+    }
+
+
+def style_rates(texts: Sequence[str]) -> dict[str, float]:
+    """Plain rates that a reader can check by eye, as percent of the texts, and mean words a text.
+
+    Starts with a capital; ends in . ! or ?; holds a question mark; please, thanks or thank you.
+    """
+    if not texts:
+        raise ValueError("style rates need at least one text")
+    counted = [style_counts(text) for text in texts]
+    return {
+        name: sum(row[name] for row in counted) / len(texts) * (1 if name == "mean_words" else 100)
+        for name in counted[0]
+    }

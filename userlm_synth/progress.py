@@ -1,0 +1,81 @@
+"""Progress of long work on standard error: how far, how fast, how much longer.
+
+On a terminal the line is redrawn in place; in a log it is printed every ten seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def say(text: str) -> None:
+    """One line for people, on standard error, so that standard output stays data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them: `8s`, `3m20s`, `2h05m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Progress:
+    """Counts `total` units of one stage; use as a context manager and call `step`."""
+
+    def __init__(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        self.stage, self.total, self.unit = stage, total, unit
+        self.done = self.first = done
+        self.note = ""
+        self.started = self.shown = time.monotonic()
+        self.live = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        finished = kind is None and self.done > self.first
+        if finished or (self.live and kind):
+            self._show(final=True)
+
+    def step(self, count: int = 1, note: str = "") -> None:
+        """`count` more units are done; `note` is shown beside the figures."""
+        self.done += count
+        self.note = note or self.note
+        now = time.monotonic()
+        if now - self.shown >= (0.2 if self.live else 10.0):
+            self.shown = now
+            self._show()
+
+    def _show(self, final: bool = False) -> None:
+        elapsed = max(time.monotonic() - self.started, 1e-6)
+        rate = (self.done - self.first) / elapsed
+        figure = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        text = f"  {self.stage}: {self.done:,}/{self.total:,} {self.unit}, {figure}/s"
+        if final:
+            text += f", took {duration(elapsed)}"
+        elif rate > 0:
+            text += f", {duration((self.total - self.done) / rate)} left"
+        if self.note:
+            text += f", {self.note}"
+        if self.live:
+            end = "\n" if final else ""
+            print(f"\r\x1b[K{text}", end=end, file=sys.stderr, flush=True)
+        else:
+            say(text)
+
+
+def track(items: Iterable[T], stage: str, total: int, unit: str) -> Iterator[T]:
+    """Yield `items`, showing progress: `for x in track(rows, "evaluate", len(rows), "rows")`."""
+    with Progress(stage, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.step()

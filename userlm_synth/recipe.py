@@ -1,0 +1,407 @@
+"""Recipes: frozen dataclasses read from YAML, every problem listed at once with its dotted path.
+
+A recipe names models, files and numbers, never a Python import path. A stage runs where its
+section is there. Values are coerced by the declared type, because YAML reads `3e-4` as a string
+and `no` as False; unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from userlm_synth.errors import Problems, UserError
+from userlm_synth.records import Record, stable_hash
+from userlm_synth.resources import data_folder
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Where the real conversations come from and how they are split."""
+
+    source: str = field(metadata={"path_or": ("quickstart",)})  # a JSONL file (.gz too) or a name
+    count: int = field(default=3000, metadata={"min": 10})  # of the generated quickstart source
+    split_by: str = "user"  # user, conversation, or metadata.KEY (whole groups held out)
+    train: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
+    validation: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
+    test: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
+
+
+@dataclass(frozen=True)
+class Intents:
+    """Intents for conversations that have none; given ones are kept."""
+
+    model: str = field(metadata={"spec": True})
+    concurrency: int = field(default=8, metadata={"min": 1})
+    api_key_env: str = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A tiny base model, trained here on the conversations as plain text: lines without roles."""
+
+    intents: bool = False  # a conversation's intent is the first line of its text
+    vocabulary: int = field(default=4000, metadata={"min": 300})
+    hidden: int = field(default=192, metadata={"min": 8})
+    layers: int = field(default=4, metadata={"min": 1})
+    heads: int = field(default=3, metadata={"min": 1})
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of the optimizer. Sizes are tokens; a row holds several packed conversations."""
+
+    epochs: float = field(default=1.0, metadata={"above": 0.0})
+    learning_rate: float = field(default=2e-5, metadata={"above": 0.0})
+    max_length: int = field(default=2048, metadata={"min": 32})
+    batch_tokens: int = field(default=16384, metadata={"min": 32})
+    micro_batch_tokens: int = field(default=2048, metadata={"min": 32})
+    warmup: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
+    final_learning_rate: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
+    weight_decay: float = field(default=0.0, metadata={"min": 0.0})
+    clip: float = field(default=1.0, metadata={"above": 0.0})
+    end_weight: float = field(default=1.0, metadata={"min": 0.0})
+    intent_dropout: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    precision: str = field(default="auto", metadata={"one_of": ("auto", "fp32", "bf16")})
+    checkpoint_minutes: float = field(default=2.0, metadata={"above": 0.0})
+
+
+@dataclass(frozen=True)
+class Base:
+    """The checkpoint to start from: a Hub id or folder, or one made from scratch."""
+
+    model: str | None = field(default=None, metadata={"spec": True})
+    scratch: Scratch | None = None
+    train: Training | None = None
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """The other side: any model SPEC, or (with `train`) an assistant LM from the same base."""
+
+    model: str | None = field(default=None, metadata={"spec": True})
+    train: Training | None = None
+    temperature: float = field(default=1.0, metadata={"min": 0.0})
+    top_p: float = field(default=1.0, metadata={"above": 0.0, "max": 1.0})
+    max_tokens: int = field(default=512, metadata={"min": 1})
+    system: str | None = None  # a system prompt for the assistant
+    api_key_env: str = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Perplexity, leaving and first turns on held-out conversations."""
+
+    max_conversations: int | None = field(default=None, metadata={"min": 2})
+    first_turns: int = field(default=200, metadata={"min": 0})
+    temperature: float = field(default=1.0, metadata={"min": 0.0})
+    top_p: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})
+    batch_tokens: int = field(default=8192, metadata={"min": 32})
+    bootstrap: int = field(default=1000, metadata={"min": 100})
+
+
+@dataclass(frozen=True)
+class Guardrails:
+    """The paper's guardrails (App. D.1) and an empty-turn check; each regeneration is counted."""
+
+    first_token_filter: tuple[str, ...] = ()  # words that may not open a user turn
+    forbid_end_before: int = field(default=2, metadata={"min": 1})  # first turn that may be the end
+    min_words: int = field(default=1, metadata={"min": 1})
+    max_words: int | None = field(default=None, metadata={"min": 1})
+    no_repeats: bool = True  # a turn equal to an earlier one or to the intent
+    attempts: int = field(default=5, metadata={"min": 1})
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Dialogues between the user LM and the assistant."""
+
+    user: str | None = field(default=None, metadata={"spec": True})  # default: the run's user LM
+    num: int | None = field(default=None, metadata={"min": 1})  # default: one an intent
+    intents: str | None = field(default=None, metadata={"path": True})  # default: the test split
+    max_turns: int = field(default=10, metadata={"min": 1})
+    temperature: float = field(default=1.0, metadata={"min": 0.0})
+    top_p: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})
+    max_tokens: int = field(default=256, metadata={"min": 1})  # in one user turn
+    concurrency: int = field(default=64, metadata={"min": 1})
+    guardrails: Guardrails = Guardrails()
+
+
+@dataclass(frozen=True)
+class Report:
+    """The diversity and naturalness report beside the held-out human conversations."""
+
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Push:
+    """The dataset folder, as it would be published."""
+
+    pretty_name: str | None = None
+    license: str | None = None
+    validation: float = field(default=0.1, metadata={"min": 0.0, "max": 0.9})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that one run does."""
+
+    name: str
+    seed: int = field(default=0, metadata={"min": 0})
+    conversations: Conversations | None = None
+    intents: Intents | None = None
+    base: Base | None = None
+    train: Training | None = None
+    assistant: Assistant | None = None
+    evaluate: Evaluate | None = None
+    generate: Generate | None = None
+    report: Report | None = None
+    push: Push | None = None
+
+    def as_dict(self) -> Record:
+        """Plain data, defaults filled in: what `recipe.yaml` in a run folder holds."""
+        return _plain(self)  # type: ignore[no-any-return]
+
+    @property
+    def hash(self) -> str:
+        """Hex hash of the resolved recipe; every generated row carries it."""
+        return stable_hash(self.as_dict())[:16]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name (`quickstart`, `coffee`, ...)."""
+    folder = data_folder("recipes")
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.yaml"))
+    }
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a shipped recipe's name or of a path."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UserError(f"{name}: no such recipe file")
+        return path
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
+    raise UserError(
+        f"no recipe named {name!r}; shipped: {', '.join(shipped)} (or name a .yaml file)"
+    )
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe by shipped name or path, with `train.epochs=3` overrides, checked in full."""
+    path = find_recipe(name)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "not YAML"
+        raise UserError(f"{path}{line}: not YAML: {what}") from None
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(
+            f"{path}: a recipe is a mapping of sections; see `userlm-synth recipes list`"
+        )
+    return build_recipe(data, overrides, str(path))
+
+
+def build_recipe(data: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "") -> Recipe:
+    """A `Recipe` from plain data; raises `Problems` with every fault and its dotted path."""
+    problems: list[str] = []
+    merged = _deep_copy(data)
+    for override in overrides:
+        _apply_override(merged, override, problems)
+    recipe = _build(Recipe, merged, "", problems)
+    if not problems:
+        problems += _whole_recipe_problems(recipe)
+    if problems:
+        opening = f"{where}: " if where else ""
+        raise Problems(opening + problem for problem in problems)
+    return recipe  # type: ignore[no-any-return]
+
+
+def _deep_copy(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _deep_copy(value) for key, value in data.items()}
+    return list(data) if isinstance(data, list) else data
+
+
+def _apply_override(data: dict[str, Any], override: str, problems: list[str]) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        problems.append(f"{override!r}: an override is written key=value, as in train.epochs=3")
+        return
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    place = data
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(place.get(parent), dict):
+            place[parent] = {}
+        place = place[parent]
+    place[last] = value
+
+
+def _build(cls: Any, data: Any, path: str, problems: list[str]) -> Any:
+    """An instance of dataclass `cls`, or None with something appended to `problems`."""
+    if data is None and path:
+        data = {}
+    if not isinstance(data, dict):
+        problems.append(f"{path}: is a section of keys, not {data!r}")
+        return None
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    before = len(problems)
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(fields)}"
+            problems.append(f"{_join(path, key)}: unknown key; {hint}")
+    values: dict[str, Any] = {}
+    for name, item in fields.items():
+        if name in data:
+            where = _join(path, name)
+            values[name] = _coerce(hints[name], data[name], where, problems)
+            if len(problems) == before:
+                problems += [f"{where}: {fault}" for fault in _limit_faults(item, values[name])]
+        elif item.default is dataclasses.MISSING:
+            problems.append(f"{_join(path, name)}: is missing")
+    return cls(**values) if len(problems) == before else None
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _coerce(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        inner = next(item for item in arguments if item is not type(None))
+        section = dataclasses.is_dataclass(inner)
+        if value is None and not section:
+            return None
+        return _coerce(inner, value, path, problems)
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, path, problems)
+    if origin is tuple:
+        items = value if isinstance(value, list) else [value]
+        return tuple(_coerce(arguments[0], item, path, problems) for item in items)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is str and value is not None and not isinstance(value, (bool, dict, list)):
+        return str(value)  # a name such as 2026 is text
+    if kind is str and isinstance(value, bool):
+        return "yes" if value else "no"
+    number = _number(value)
+    if kind is int and number is not None and number == int(number):
+        return int(number)
+    if kind is float and number is not None:
+        return number
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    problems.append(f"{path}: {value!r} is not {names.get(kind, kind)}")
+    return None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _limit_faults(item: dataclasses.Field[Any], value: Any) -> Iterator[str]:
+    limits = item.metadata
+    if value is None:
+        return
+    if "min" in limits and value < limits["min"]:
+        yield f"{value} is below {limits['min']}"
+    if "above" in limits and value <= limits["above"]:
+        yield f"{value} is not above {limits['above']}"
+    if "max" in limits and value > limits["max"]:
+        yield f"{value} is above {limits['max']}"
+    if "path_or" in limits and value not in limits["path_or"] and not Path(value).is_file():
+        names = ", ".join(limits["path_or"])
+        yield f"{value}: no such file (or one of the named sources: {names})"
+    if "one_of" in limits and value not in limits["one_of"]:
+        yield f"{value!r} is not one of {', '.join(limits['one_of'])}"
+    if limits.get("path") and not Path(value).is_file():
+        yield f"{value}: no such file"
+    if limits.get("spec"):
+        yield from _spec_faults(value)
+
+
+def _spec_faults(spec: str) -> Iterator[str]:
+    """A model SPEC that points at a folder or file which is not there."""
+    kind, _, target = spec.partition(":")
+    if kind == "scripted":
+        if not Path(target).is_file():
+            yield f"{spec}: no such file"
+        return
+    target = target if kind in ("hf", "vllm") else spec
+    if target.startswith(("./", "../", "/", "~")) and not Path(target).expanduser().is_dir():
+        yield f"{spec}: no such folder"
+
+
+def _whole_recipe_problems(recipe: Recipe) -> Iterator[str]:
+    """What one field alone cannot show."""
+    if recipe.base and (recipe.base.model is None) == (recipe.base.scratch is None):
+        yield "base: give either model (a Hub id or folder) or scratch (a tiny model made here)"
+    if recipe.base and recipe.base.scratch and not recipe.base.train:
+        yield "base.train: is missing (a model made from scratch has to be trained)"
+    shape = recipe.base.scratch if recipe.base else None
+    if shape and shape.hidden % (2 * shape.heads):
+        yield "base.scratch.hidden: must be a multiple of twice base.scratch.heads"
+    side = recipe.assistant
+    if side and (side.model is None) == (side.train is None):
+        yield "assistant: give either model (a SPEC) or train (an assistant LM from the same base)"
+    parts = recipe.conversations
+    if parts and not math.isclose(parts.train + parts.validation + parts.test, 1.0, abs_tol=1e-6):
+        yield "conversations: train, validation and test must sum to 1"
+    if parts and not (parts.split_by in ("user", "conversation") or "metadata." in parts.split_by):
+        yield "conversations.split_by: is user, conversation or metadata.KEY"
+    needs = {
+        "train": ("conversations", "base"),
+        "evaluate": ("conversations", "train"),
+        "report": ("generate",),
+        "push": ("generate",),
+    }
+    if not (recipe.generate and recipe.generate.user):
+        needs["generate"] = ("train", "assistant")
+    elif not recipe.generate.intents and not recipe.conversations:
+        yield "generate.intents: is missing (a file of intents, or a conversations section)"
+    for section, others in needs.items():
+        for other in others:
+            if getattr(recipe, section) and not getattr(recipe, other):
+                yield f"{other}: is missing; the {section} section needs it"

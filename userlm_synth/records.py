@@ -1,0 +1,333 @@
+"""Records that pass between stages: their shapes, their two layers of checks, and JSONL files.
+
+A record is a plain dict, checked when written and when read by (1) its JSON Schema in `schemas/`
+and (2) the rules that a schema cannot say, in `rule_problems`. jsonschema-rs passes the good ones
+quickly; jsonschema, the reference implementation, explains the bad ones.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, Literal, TypedDict
+
+from userlm_synth.errors import Problems, UserError, explain_disk_full
+from userlm_synth.resources import data_folder
+
+Record = dict[str, Any]
+Role = Literal["system", "user", "assistant"]
+END_TOKEN = "<|endconversation|>"
+INTENT_OPENING = "You are a user chatting with an assistant language model to"
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+# ---- one record ------------------------------------------------------------------------------
+
+
+@cache
+def schema_names() -> tuple[str, ...]:
+    """The shipped schemas' names: conversation, dialogue, ..."""
+    files = data_folder("schemas").glob("*.schema.json")
+    return tuple(sorted(file.name.removesuffix(".schema.json") for file in files))
+
+
+@cache
+def load_schema(name: str) -> Record:
+    """A shipped JSON Schema (draft 2020-12) by name."""
+    if name not in schema_names():
+        raise UserError(f"no schema named {name!r}; there are: {', '.join(schema_names())}")
+    text = (data_folder("schemas") / f"{name}.schema.json").read_text(encoding="utf-8")
+    schema: Record = json.loads(text)
+    return schema
+
+
+@cache
+def _fast_validator(name: str) -> Any:
+    import jsonschema_rs
+
+    return jsonschema_rs.Draft202012Validator(load_schema(name))
+
+
+@cache
+def _explaining_validator(name: str) -> Any:
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(load_schema(name))
+
+
+def json_path(parts: Iterable[str | int]) -> str:
+    """`messages[2].role`, or `(record)` for the record itself."""
+    path = ""
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path or "(record)"
+
+
+def record_problems(record: Any, schema: str) -> list[str]:
+    """Every problem of one record as `json.path: what is wrong and what to do`."""
+    found = [f"{path}: {what}" for path, what in _bad_characters(record)]
+    if found:  # a validator may refuse such text altogether
+        return found
+    if not _fast_validator(schema).is_valid(record):
+        errors = sorted(
+            _explaining_validator(schema).iter_errors(record), key=lambda e: str(e.path)
+        )
+        found = [f"{json_path(error.absolute_path)}: {_plainly(error)}" for error in errors]
+    return found or [f"{path}: {what}" for path, what in rule_problems(record)]
+
+
+def _plainly(error: Any) -> str:
+    """A validation error in a few words, without the whole value in it."""
+    value = error.instance
+    if error.validator == "required":
+        missing = [key for key in error.validator_value if key not in value]
+        return f"missing {', '.join(map(repr, missing))}"
+    if error.validator == "additionalProperties":
+        extra = sorted(set(value) - set(error.schema.get("properties", {})))
+        return f"unknown {', '.join(map(repr, extra))} (extra fields go under 'metadata')"
+    if error.validator == "pattern" or (error.validator == "anyOf" and isinstance(value, str)):
+        return "is empty; give it some text"
+    if error.validator == "minItems":
+        return f"needs at least {error.validator_value} item(s)"
+    shown = json.dumps(value, ensure_ascii=False)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return f"{shown} {error.message.removeprefix(repr(value)).strip()}"[:200]
+
+
+def _bad_characters(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str, str]]:
+    """NUL and lone surrogates: no tokenizer, database or Parquet file takes them."""
+    if isinstance(value, str):
+        if "\0" in value:
+            yield json_path(path), "contains a NUL character (U+0000); remove it"
+        if not value.isascii() and re.search("[\ud800-\udfff]", value):
+            yield json_path(path), "contains a lone surrogate (broken text); mend or remove it"
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _bad_characters(key, (*path, key.encode(errors="replace").decode()))
+            yield from _bad_characters(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _bad_characters(item, (*path, index))
+
+
+def rule_problems(record: Record) -> Iterator[tuple[str, str]]:
+    """Rules beside the schema: roles alternate and the user opens; ends where it may."""
+    messages = record.get("messages") or []
+    if messages and messages[0]["role"] != "user":
+        yield "messages[0].role", f"the user opens a conversation, not the {messages[0]['role']}"
+        return
+    for index in range(1, len(messages)):
+        if messages[index]["role"] == messages[index - 1]["role"]:
+            role = messages[index]["role"]
+            yield (
+                f"messages[{index}].role",
+                f"two {role} turns in a row; merge them (roles alternate from user)",
+            )
+    if record.get("end") is True and record["completion"][0]["content"] != END_TOKEN:
+        yield "completion[0].content", f"an end sample's content is {END_TOKEN}"
+
+
+def check(record: Record, schema: str, where: str) -> Record:
+    """`record` if it is valid; else `Problems`, each line opening with `where`."""
+    problems = record_problems(record, schema)
+    if problems:
+        raise Problems(f"{where}: {problem}" for problem in problems)
+    return record
+
+
+def guess_schema(record: Any, name: str = "") -> str:
+    """Which schema a record is meant for, from its file's name and its keys."""
+    by_name = {
+        "manifest.json": "manifest",
+        "evaluation.json": "evaluation",
+        "report.json": "report",
+    }
+    if name in by_name:
+        return by_name[name]
+    keys = set(record) if isinstance(record, dict) else set()
+    for schema, marks in {
+        "rejected": {"stop_reason", "reason"},
+        "dialogue": {"stop_reason"},
+        "sample": {"completion"},
+        "conversation": {"messages"},
+        "task": {"shards"},
+        "manifest": {"stages"},
+    }.items():
+        if marks <= keys:
+            return schema
+    return "intent" if "intent" in keys else "conversation"
+
+
+# ---- files -----------------------------------------------------------------------------------
+
+
+def open_text(path: Path) -> IO[bytes]:
+    """A file for reading bytes, gunzipped when its name ends in .gz."""
+    try:
+        return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; name a JSONL file") from None
+
+
+def parse_json(text: bytes | str) -> Any:
+    """JSON as the standard has it: no NaN, no Infinity. Raises ValueError, in a few words."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, parsed JSON) of a JSONL file; a bad line raises UserError with its number."""
+    number = 0
+    try:
+        with open_text(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, parse_json(line)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path}: broken gzip file after line {number} ({error})") from None
+    except ValueError as error:
+        raise UserError(f"{path}:{number}: {error}; mend or remove the line") from None
+
+
+def read_records(path: Path, schema: str) -> list[Record]:
+    """All records of a JSONL file, checked, ids unique; raises with every problem listed."""
+    records, problems = _scan(path, schema)
+    if problems:
+        raise Problems(problems)
+    if not records:
+        raise UserError(f"{path}: is empty; it needs at least one {schema}, a JSON object a line")
+    return records
+
+
+def file_problems(path: Path, schema: str | None = None) -> tuple[int, list[str]]:
+    """(records seen, problems as `file:line: path: what`) of a JSONL or JSON file."""
+    if path.suffix == ".json":
+        try:
+            with open_text(path) as file:
+                record = parse_json(file.read())
+        except ValueError as error:
+            return 0, [f"{path}: {error}"]
+        schema = schema or guess_schema(record, path.name)
+        return 1, [f"{path}: {problem}" for problem in record_problems(record, schema)]
+    records, problems = _scan(path, schema)
+    if not records and not problems and path.name != "rejected.jsonl":
+        problems.append(f"{path}: is empty; it needs at least one record, a JSON object a line")
+    return len(records), problems
+
+
+def _scan(path: Path, schema: str | None) -> tuple[list[Record], list[str]]:
+    records: list[Record] = []
+    problems: list[str] = []
+    first_seen: dict[str, int] = {}
+    number = 0
+    try:
+        with open_text(path) as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    record = parse_json(line)
+                except ValueError as error:
+                    problems.append(f"{path}:{number}: {error}; mend or remove the line")
+                    continue
+                schema = schema or guess_schema(record, path.name)
+                found = record_problems(record, schema)
+                if not found and record["id"] in first_seen:
+                    found = [f"id: {record['id']!r} is on line {first_seen[record['id']]} too"]
+                problems += [f"{path}:{number}: {problem}" for problem in found]
+                records.append(record)
+                if not found:
+                    first_seen[record["id"]] = number
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        problems.append(f"{path}: broken gzip file after line {number} ({error})")
+    return records, problems
+
+
+def to_line(record: Record) -> str:
+    """One record as a JSON line; no line separator can hide in it."""
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def write_records(path: Path, records: Iterable[Record], schema: str) -> int:
+    """Check and write a JSONL file (gzipped if named .gz), all or nothing; returns the count."""
+    count = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for count, record in enumerate(records, 1):
+            yield to_line(check(record, schema, f"{path}:{count}")).encode()
+
+    write_bytes(path, lines())
+    return count
+
+
+def write_json(path: Path, value: Record, schema: str | None = None) -> None:
+    """Check and write one JSON document, all or nothing."""
+    if schema:
+        check(value, schema, str(path))
+    write_bytes(path, [(json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()])
+
+
+def write_bytes(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file beside its place and move it there when it is whole and on the disk."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with explain_disk_full(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as raw:
+                if path.suffix == ".gz":
+                    with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
+                        for chunk in chunks:
+                            packed.write(chunk)
+                else:
+                    raw.writelines(chunks)
+                raw.flush()
+                os.fsync(raw.fileno())
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def stable_hash(*parts: object) -> str:
+    """Hex SHA-256 of JSON-able parts: the same on every machine, in every process."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def user_turns(messages: Sequence[Message] | Sequence[Record]) -> list[str]:
+    """The user's utterances, in order."""
+    return [message["content"] for message in messages if message["role"] == "user"]
