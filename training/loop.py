@@ -14,12 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from userlm_synth.progress import Progress, say
+from userlm_synth.records import stable_hash
 from userlm_synth.training.batches import Row, collate, pack
 from userlm_synth.training.checkpoints import States
 from userlm_synth.training.loss import token_losses, weights
-
-from userlm_synth.progress import Progress, say
-from userlm_synth.records import stable_hash
 from userlm_synth.user_lm.render import END, Rendered
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from userlm_synth.training.batches import Batch
-
 from userlm_synth.errors import UserError
+from userlm_synth.training.batches import Batch
 from userlm_synth.user_lm.render import END
 
 if TYPE_CHECKING:

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from userlm_synth.training.batches import plain_text
-from userlm_synth.training.checkpoints import States
-from userlm_synth.training.loop import fit
-
 from userlm_synth.errors import UserError
 from userlm_synth.progress import say
 from userlm_synth.records import Record, stable_hash
+from userlm_synth.training.batches import plain_text
+from userlm_synth.training.checkpoints import States
+from userlm_synth.training.loop import fit
 from userlm_synth.user_lm import (
     encode_texts,
     fingerprint,
@@ -53,14 +52,14 @@ def train_base(
     import torch
 
     texts = [m["content"] for one in conversations for m in one["messages"]]
+    intents = [one["intent"] for one in conversations if one["intent"]]
     settings = {"scratch": asdict(shape), "train": asdict(options), "seed": seed, "text": "lines"}
-    key = stable_hash(settings, texts, torch.__version__)[:24]
+    key = stable_hash(settings, texts, intents, torch.__version__)[:24]
     cached = cache_folder() / "base" / key
     if (cached / "config.json").is_file():
         say(f"  base: the same base model was trained before; taken from {cached}")
         _copy(cached, out)
         return {"cached": True, **_summary(out)}
-    intents = [one["intent"] for one in conversations if one["intent"]]
     tokenizer = train_tokenizer([*texts, *intents], shape.vocabulary)
     model = untrained_model(shape, tokenizer, options.max_length, seed)
     documents = [

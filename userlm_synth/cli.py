@@ -6,6 +6,7 @@ that `--help` is instant. A `UserError` becomes plain lines and exit status 1, h
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -259,7 +260,11 @@ def generate(
         "seed": seed,
     }
     overrides = [item for item in items if "=" in item]
-    overrides += [f"{key}={value}" for key, value in flags.items() if value is not None]
+    overrides += [  # quoted, so that YAML takes a file's name as it is
+        f"{key}={json.dumps(value, ensure_ascii=False)}"
+        for key, value in flags.items()
+        if value is not None
+    ]
     counts = generate_only(recipes[0] if recipes else None, overrides, out)
     click.echo(f"{out}: {counts['accepted']:,} accepted; rejected: {counts['rejected'] or 'none'}")
 

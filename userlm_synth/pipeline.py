@@ -93,7 +93,9 @@ class Run:
             side = asdict(recipe.assistant) if recipe.assistant else {}
             side.pop("train", None)
             sources = (*chats, "user_lm", "assistant_lm")
-            add("dialogues", "generate", sources, self._dialogues, side=side)
+            given = recipe.generate.intents
+            data = sha256_file(Path(given)) if given else ""
+            add("dialogues", "generate", sources, self._dialogues, side=side, data=data)
         if recipe.report:
             add("report", "report", ("dialogues", *chats), self._report)
         if recipe.push:
@@ -223,6 +225,7 @@ class Run:
 
     def execute(self, only: tuple[str, ...] | None = None) -> None:
         """Do what is not done yet (of `only`, if given)."""
+        self._refuse_other_files()
         with _locked(self.out):
             self._open()
             prints: dict[str, str] = {}
@@ -247,16 +250,19 @@ class Run:
                 self._finish(stage, own, prints[stage.name], summary, seconds)
                 say(f"  done in {duration(seconds)}")
 
+    def _refuse_other_files(self) -> None:
+        if not self.out.is_dir() or (self.out / "manifest.json").exists():
+            return
+        others = [p.name for p in self.out.iterdir() if not p.name.startswith(".")]
+        if others:
+            raise UserError(
+                f"{self.out}: holds other files ({', '.join(sorted(others)[:3])}) and no "
+                "manifest.json; choose an empty folder with --out"
+            )
+
     def _open(self) -> None:
         path = self.out / "manifest.json"
-        if not path.exists():
-            others = [p.name for p in self.out.iterdir() if not p.name.startswith(".")]
-            if others:
-                raise UserError(
-                    f"{self.out}: holds other files ({', '.join(sorted(others)[:3])}) and no "
-                    "manifest.json; choose an empty folder with --out"
-                )
-        else:
+        if path.exists():
             try:
                 manifest = parse_json(path.read_bytes())
                 name, stages = manifest["recipe"], manifest["stages"]

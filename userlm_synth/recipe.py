@@ -179,8 +179,10 @@ class Recipe:
 
 
 def _plain(value: Any) -> Any:
+    """Dataclasses as mappings; what is None is left out, because `train:` alone means defaults."""
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        items = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: item for name, item in items.items() if item is not None}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -287,9 +289,9 @@ def _build(cls: Any, data: Any, path: str, problems: list[str]) -> Any:
     values: dict[str, Any] = {}
     for name, item in fields.items():
         if name in data:
-            where = _join(path, name)
+            where, sound = _join(path, name), len(problems)
             values[name] = _coerce(hints[name], data[name], where, problems)
-            if len(problems) == before:
+            if len(problems) == sound:
                 problems += [f"{where}: {fault}" for fault in _limit_faults(item, values[name])]
         elif item.default is dataclasses.MISSING:
             problems.append(f"{_join(path, name)}: is missing")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 import re
 import zlib
@@ -78,7 +79,10 @@ def json_path(parts: Iterable[str | int]) -> str:
 
 def record_problems(record: Any, schema: str) -> list[str]:
     """Every problem of one record as `json.path: what is wrong and what to do`."""
-    found = [f"{path}: {what}" for path, what in _bad_characters(record)]
+    try:
+        found = [f"{path}: {what}" for path, what in _bad_values(record)]
+    except RecursionError:
+        return ["(record): nested too deeply"]
     if found:  # a validator may refuse such text altogether
         return found
     if not _fast_validator(schema).is_valid(record):
@@ -107,20 +111,23 @@ def _plainly(error: Any) -> str:
     return f"{shown} {error.message.removeprefix(repr(value)).strip()}"[:200]
 
 
-def _bad_characters(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str, str]]:
-    """NUL and lone surrogates: no tokenizer, database or Parquet file takes them."""
+def _bad_values(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str, str]]:
+    """NUL and lone surrogates, which no tokenizer, database or Parquet file takes; NaN."""
     if isinstance(value, str):
         if "\0" in value:
             yield json_path(path), "contains a NUL character (U+0000); remove it"
         if not value.isascii() and re.search("[\ud800-\udfff]", value):
             yield json_path(path), "contains a lone surrogate (broken text); mend or remove it"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield json_path(path), f"{value} is not a JSON number; remove it"
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _bad_characters(key, (*path, key.encode(errors="replace").decode()))
-            yield from _bad_characters(item, (*path, key))
+            shown = (*path, key.encode(errors="replace").decode())
+            yield from _bad_values(key, shown)
+            yield from _bad_values(item, shown)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _bad_characters(item, (*path, index))
+            yield from _bad_values(item, (*path, index))
 
 
 def rule_problems(record: Record) -> Iterator[tuple[str, str]]:
@@ -257,12 +264,13 @@ def _scan(path: Path, schema: str | None) -> tuple[list[Record], list[str]]:
                     continue
                 schema = schema or guess_schema(record, path.name)
                 found = record_problems(record, schema)
-                if not found and record["id"] in first_seen:
-                    found = [f"id: {record['id']!r} is on line {first_seen[record['id']]} too"]
+                name = record.get("id") if not found else None  # some records have no id
+                if name in first_seen:
+                    found = [f"id: {name!r} is on line {first_seen[name]} too"]
                 problems += [f"{path}:{number}: {problem}" for problem in found]
                 records.append(record)
-                if not found:
-                    first_seen[record["id"]] = number
+                if name is not None and not found:
+                    first_seen[name] = number
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         problems.append(f"{path}: broken gzip file after line {number} ({error})")
     return records, problems

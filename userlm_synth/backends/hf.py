@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from userlm_synth.backends.interface import Request, Result
 from userlm_synth.user_lm import ChatFormat, fingerprint, load_model, load_tokenizer
+from userlm_synth.user_lm.chat_format import special_ids
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +36,9 @@ class HFBackend:
         self.model = load_model(target).to(self.device).eval()
         self.batch = batch
         self.context: int = self.model.config.max_position_embeddings
-        special = set(self.tokenizer.all_special_ids)
-        self.never = sorted(special - set(self.form.stop_ids))  # markup is not for models to write
+        self.never = sorted(
+            special_ids(self.tokenizer) - set(self.form.stop_ids)
+        )  # markup is not for models to write
         self.waiting: list[tuple[Request, asyncio.Future[Result]]] = []
         self.worker: asyncio.Task[None] | None = None
 
@@ -109,13 +111,11 @@ class HFBackend:
         request, prompt, ids = parts
         stops = set(request.stop_ids or self.form.stop_ids)
         finish, kept = "length", ids[: request.max_tokens]
-        for place, token in enumerate(ids):
+        for place, token in enumerate(kept):
             if token in stops:
                 finish = "end" if token == request.end_id else "eot"
                 kept = ids[:place]
                 break
-        if place_of_cut := sampler.cut.get(row):
-            finish, kept = "length", ids[:place_of_cut]
         return Result(
             text=self.tokenizer.decode(kept, skip_special_tokens=True),
             finish=finish,  # type: ignore[arg-type]
@@ -138,7 +138,6 @@ class SeededSampler:
         self.requests, self.never, self.stop, self.width = requests, never, stop, width
         self.draws = [random.Random(r.seed) for r in requests]
         self.end_probability: list[float | None] = [None] * len(requests)
-        self.cut: dict[int, int] = {}  # rows that were stopped at their own max_tokens
         self.tensors: dict[str, Any] = {}
 
     def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -157,8 +156,7 @@ class SeededSampler:
                 scores[row, list(request.banned_first)] = -torch.inf
         chosen = self._sample(scores)
         for row, request in enumerate(self.requests):
-            if step >= request.max_tokens:
-                self.cut.setdefault(row, request.max_tokens)
+            if step >= request.max_tokens:  # the batch goes on, this row does not
                 chosen[row] = self.stop
         out = torch.full_like(scores, -torch.inf)
         return out.scatter_(1, chosen[:, None], 0.0)
@@ -186,6 +184,7 @@ class SeededSampler:
         draws = torch.tensor([d.random() for d in self.draws], device=scores.device)
         place = (total <= draws[:, None] * total[:, -1:]).sum(-1)
         greedy = torch.tensor([r.temperature == 0 for r in self.requests], device=scores.device)
-        place = place.clamp(max=scores.shape[1] - 1).masked_fill(greedy, 0)
+        last = (kept > 0).sum(-1) - 1  # a draw may round up to 1
+        place = place.minimum(last).masked_fill(greedy, 0)
         chosen: torch.Tensor = order.gather(1, place[:, None])[:, 0]
         return chosen

@@ -15,8 +15,10 @@ from userlm_synth.records import INTENT_OPENING, Message, user_turns
 if TYPE_CHECKING:
     from userlm_synth.recipe import Guardrails
 
-# Control tokens as text, in the spellings of the common families.
-MARKUP = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>")
+# Control tokens as text, in the spellings of the common families, and what no record may hold.
+MARKUP = re.compile(
+    r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|</?s>|[\x00\ud800-\udfff]"
+)
 
 
 def without_markup(text: str) -> str:
@@ -32,6 +34,8 @@ def fault(
 ) -> str | None:
     """Why a user turn is refused, or None: the keys of a dialogue's `guardrails`."""
     words = len(text.split())
+    if finish == "end":  # left before it may, through a backend that cannot ban the token
+        return "ended_early"
     if finish == "length":
         return "unfinished"
     if not text:

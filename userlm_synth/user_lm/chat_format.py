@@ -146,6 +146,12 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return ids
 
 
+def special_ids(tokenizer: Any) -> set[int]:
+    """Every control token: markup, beginnings, ends, reserved slots."""
+    added = tokenizer.added_tokens_decoder
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+
+
 def _turns(marks: str) -> list[dict[str, str]]:
     roles = {"s": "system", "u": "user", "a": "assistant", "v": "user", "b": "assistant"}
     return [{"role": roles[m], "content": f"\ue000{m}\ue001"} for m in marks]

@@ -17,7 +17,13 @@ from typing import Any
 
 from userlm_synth.errors import UserError, explain_disk_full
 from userlm_synth.records import END_TOKEN, sha256_file
-from userlm_synth.user_lm.chat_format import ChatFormat, Speaker, chat_template, turn_markup
+from userlm_synth.user_lm.chat_format import (
+    ChatFormat,
+    Speaker,
+    chat_template,
+    special_ids,
+    turn_markup,
+)
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
@@ -117,7 +123,7 @@ def open_chat(model: Any, tokenizer: Any, speaker: Speaker) -> ChatFormat:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         embedding = model.get_input_embeddings()
     fresh = torch.tensor([tokenizer.get_vocab()[name] for name in names])
-    special = torch.tensor(sorted({*tokenizer.all_special_ids, *fresh.tolist()}))
+    special = torch.tensor(sorted({*special_ids(tokenizer), *fresh.tolist()}))
     head = model.get_output_embeddings()
     tables = [embedding.weight]
     if head is not None and head.weight is not embedding.weight:

@@ -1,0 +1,47 @@
+"""Tiny real parts that the tests share: a tokenizer, models, conversations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from userlm_synth.recipe import Scratch
+from userlm_synth.records import Record
+from userlm_synth.user_lm import train_tokenizer, untrained_model
+
+INTENT = "You are a user chatting with an assistant language model to order a small latte."
+TEXTS = [
+    "could i get a small latte please",
+    "Sure! Is that for here or to go?",
+    "to go, thanks",
+    "It will be ready in five minutes.",
+    INTENT,
+]
+
+
+def tokenizer(vocabulary: int = 420) -> Any:
+    """A byte-level BPE tokenizer that knows a few words."""
+    return train_tokenizer(TEXTS * 5, vocabulary)
+
+
+def model(tok: Any, seed: int = 0, hidden: int = 16, layers: int = 2) -> Any:
+    """A Llama of a few thousand random weights, fp32."""
+    return untrained_model(
+        Scratch(vocabulary=420, hidden=hidden, layers=layers, heads=2), tok, 512, seed
+    )
+
+
+def conversation(*turns: str, intent: str | None = INTENT, number: int = 0) -> Record:
+    """A conversation of some turns, user first."""
+    return {
+        "id": f"toy-{number}",
+        "source": "toy",
+        "user_id": None,
+        "language": "en",
+        "intent": intent,
+        "persona": None,
+        "messages": [
+            {"role": ("user", "assistant")[place % 2], "content": text}
+            for place, text in enumerate(turns)
+        ],
+        "metadata": {},
+    }
