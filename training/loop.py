@@ -77,7 +77,7 @@ def fit(
             if time.monotonic() - last_save > 60 * options.checkpoint_minutes:
                 saved.save(number + 1, {**_state(model, optimizer), "log": log})
                 last_save = time.monotonic()
-    model.eval()
+    model.to("cpu").eval()
     return log
 
 

@@ -139,7 +139,7 @@ class Run:
         return read_records(self.chats / "train.jsonl", "conversation")
 
     def _base(self) -> Record:
-        from userlm_synth.training.train import train_base
+        from userlm_synth.training.base import train_base
 
         base = self.recipe.base
         assert base
@@ -339,6 +339,7 @@ def validate_run(out: Path) -> int:
         *sorted(out.glob("dialogues/*.jsonl")),
         *(file for file in (out / "evaluation/evaluation.json", out / "report/report.json")),
         out / "manifest.json",
+        out / "recipe.yaml",
     ]
     for file in files:
         if file.is_file() and file.stat().st_size:

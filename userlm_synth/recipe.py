@@ -179,7 +179,7 @@ class Recipe:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses as mappings; what is None is left out, because `train:` alone means defaults."""
+    """Dataclasses as mappings; what is None is left out."""
     if dataclasses.is_dataclass(value):
         items = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {name: item for name, item in items.items() if item is not None}
@@ -273,8 +273,6 @@ def _apply_override(data: dict[str, Any], override: str, problems: list[str]) ->
 
 def _build(cls: Any, data: Any, path: str, problems: list[str]) -> Any:
     """An instance of dataclass `cls`, or None with something appended to `problems`."""
-    if data is None and path:
-        data = {}
     if not isinstance(data, dict):
         problems.append(f"{path}: is a section of keys, not {data!r}")
         return None
@@ -306,8 +304,7 @@ def _coerce(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         inner = next(item for item in arguments if item is not type(None))
-        section = dataclasses.is_dataclass(inner)
-        if value is None and not section:
+        if value is None:  # a section that is null is not there: evaluate=null leaves it out
             return None
         return _coerce(inner, value, path, problems)
     if dataclasses.is_dataclass(kind):

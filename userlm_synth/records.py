@@ -86,11 +86,24 @@ def record_problems(record: Any, schema: str) -> list[str]:
     if found:  # a validator may refuse such text altogether
         return found
     if not _fast_validator(schema).is_valid(record):
+        found_errors = _explaining_validator(schema).iter_errors(record)
         errors = sorted(
-            _explaining_validator(schema).iter_errors(record), key=lambda e: str(e.path)
+            (leaf for error in found_errors for leaf in _leaves(error)),
+            key=lambda error: str(error.absolute_path),
         )
-        found = [f"{json_path(error.absolute_path)}: {_plainly(error)}" for error in errors]
+        lines = [f"{json_path(error.absolute_path)}: {_plainly(error)}" for error in errors]
+        found = list(dict.fromkeys(lines))  # one line for all missing fields
     return found or [f"{path}: {what}" for path, what in rule_problems(record)]
+
+
+def _leaves(error: Any) -> Iterator[Any]:
+    """What is really wrong under an `anyOf` whose other branch is null."""
+    inner = [one for one in error.context or () if one.validator_value != "null"]
+    if error.validator != "anyOf" or not inner:
+        yield error
+    else:
+        for one in inner:
+            yield from _leaves(one)
 
 
 def _plainly(error: Any) -> str:
@@ -102,7 +115,7 @@ def _plainly(error: Any) -> str:
     if error.validator == "additionalProperties":
         extra = sorted(set(value) - set(error.schema.get("properties", {})))
         return f"unknown {', '.join(map(repr, extra))} (extra fields go under 'metadata')"
-    if error.validator == "pattern" or (error.validator == "anyOf" and isinstance(value, str)):
+    if error.validator == "pattern":
         return "is empty; give it some text"
     if error.validator == "minItems":
         return f"needs at least {error.validator_value} item(s)"
@@ -164,6 +177,8 @@ def guess_schema(record: Any, name: str = "") -> str:
     }
     if name in by_name:
         return by_name[name]
+    if name.endswith((".yaml", ".yml")):
+        return "recipe"
     keys = set(record) if isinstance(record, dict) else set()
     for schema, marks in {
         "rejected": {"stop_reason", "reason"},
@@ -232,11 +247,10 @@ def read_records(path: Path, schema: str) -> list[Record]:
 
 
 def file_problems(path: Path, schema: str | None = None) -> tuple[int, list[str]]:
-    """(records seen, problems as `file:line: path: what`) of a JSONL or JSON file."""
-    if path.suffix == ".json":
+    """(records seen, problems as `file:line: path: what`) of a JSONL, JSON or YAML file."""
+    if path.suffix in (".json", ".yaml", ".yml"):
         try:
-            with open_text(path) as file:
-                record = parse_json(file.read())
+            record = _read_document(path)
         except ValueError as error:
             return 0, [f"{path}: {error}"]
         schema = schema or guess_schema(record, path.name)
@@ -245,6 +259,19 @@ def file_problems(path: Path, schema: str | None = None) -> tuple[int, list[str]
     if not records and not problems and path.name != "rejected.jsonl":
         problems.append(f"{path}: is empty; it needs at least one record, a JSON object a line")
     return len(records), problems
+
+
+def _read_document(path: Path) -> Any:
+    with open_text(path) as file:
+        text = file.read()
+    if path.suffix == ".json":
+        return parse_json(text)
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML ({str(error).splitlines()[0]})") from None
 
 
 def _scan(path: Path, schema: str | None) -> tuple[list[Record], list[str]]:

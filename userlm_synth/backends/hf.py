@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 from userlm_synth.backends.interface import Request, Result
+from userlm_synth.backends.kv_cache import SessionCache
 from userlm_synth.user_lm import ChatFormat, fingerprint, load_model, load_tokenizer
 from userlm_synth.user_lm.chat_format import special_ids
 
@@ -35,6 +36,7 @@ class HFBackend:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_model(target).to(self.device).eval()
         self.batch = batch
+        self.cache = SessionCache()
         self.context: int = self.model.config.max_position_embeddings
         self.never = sorted(
             special_ids(self.tokenizer) - set(self.form.stop_ids)
@@ -78,18 +80,17 @@ class HFBackend:
         from transformers import LogitsProcessorList
 
         prompts = [list(r.prompt_ids or self.form.prompt(list(r.messages))) for r in requests]
-        width = max(map(len, prompts))
+        sessions = [r.session for r in requests]
         pad = self.tokenizer.pad_token_id
+        layout = self.cache.lay_out(sessions, prompts, pad)
+        width = len(layout.ids[0])
         stops = sorted({i for r in requests for i in (r.stop_ids or self.form.stop_ids)})
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.device)
-        mask = torch.tensor(
-            [[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device
-        )
         sampler = SeededSampler(requests, self.never, stops[0], width)
         with torch.inference_mode():
             output = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
+                input_ids=torch.tensor(layout.ids, device=self.device),
+                attention_mask=torch.tensor(layout.mask, device=self.device),
+                past_key_values=layout.cache,
                 do_sample=False,  # the sampler leaves one token with any probability
                 temperature=None,
                 top_p=None,
@@ -98,8 +99,10 @@ class HFBackend:
                 eos_token_id=stops,
                 pad_token_id=pad,
                 logits_processor=LogitsProcessorList([cast(Any, sampler)]),
+                return_dict_in_generate=True,
             )
-        rows = output[:, width:].tolist()
+            rows = output.sequences[:, width:].tolist()
+            self.cache.keep(sessions, layout, rows, output.past_key_values)
         return [
             self._result(*args, sampler)
             for args in enumerate(zip(requests, prompts, rows, strict=True))

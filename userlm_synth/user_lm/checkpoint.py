@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,8 +153,15 @@ def set_generation(model: Any, form: ChatFormat) -> None:
     model.config.eos_token_id, model.config.pad_token_id = form.stop_ids, pad
 
 
-def save_checkpoint(model: Any, tokenizer: Any, folder: Path, extra: dict[str, Any]) -> None:
-    """Save model, tokenizer and `userlm_synth.json` (how it was made), all or nothing."""
+def save_checkpoint(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    made: dict[str, Any],
+    log: Sequence[dict[str, float]] = (),
+) -> None:
+    """Save model, tokenizer, `userlm_synth.json` (how it was made) and `training_log.jsonl`, all
+    or nothing."""
     _quiet()
     part = folder.with_name(f".{folder.name}.part")
     try:
@@ -163,7 +170,10 @@ def save_checkpoint(model: Any, tokenizer: Any, folder: Path, extra: dict[str, A
             part.mkdir(parents=True)
             model.save_pretrained(part, safe_serialization=True)
             tokenizer.save_pretrained(part)
-            (part / "userlm_synth.json").write_text(json.dumps(extra, indent=2) + "\n")
+            (part / "userlm_synth.json").write_text(json.dumps(made, indent=2) + "\n")
+            if log:
+                lines = "".join(json.dumps(line) + "\n" for line in log)
+                (part / "training_log.jsonl").write_text(lines)
             for file in part.iterdir():
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())

@@ -1,0 +1,138 @@
+"""Facts about the dataset folder: it loads as it is, nothing leaks between splits, sums are true."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_simulate import a_record
+
+from userlm_synth.errors import UserError
+from userlm_synth.hub import build_dataset, split_by_intent
+from userlm_synth.recipe import Push
+from userlm_synth.records import Record, load_schema, read_records, sha256_file, write_records
+
+ODD = 'a "quoted" | <b>bold</b> ```fence``` 🙂 שלום \u2028 end'
+
+
+def dialogues(count: int) -> list[Record]:
+    """Dialogues of which each three share an intent."""
+    return [{**a_record(n, False), "intent": f"intent {n // 3}"} for n in range(count)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset folder of forty dialogues, one of them with unusual text."""
+    run = tmp_path_factory.mktemp("run")
+    records = dialogues(40)
+    records[0]["messages"] = [{"role": "user", "content": ODD}]
+    records[1]["metadata"] = {"deep": [1, {"x": None}]}
+    write_records(run / "dialogues" / "part-00000.jsonl", records[:30], "dialogue")
+    write_records(run / "dialogues" / "part-00001.jsonl", records[30:], "dialogue")
+    (run / "recipe.yaml").write_text("name: hub\n")
+    counts = build_dataset(run, run / "dataset", Push(license="mit", validation=0.3), "hub")
+    assert sum(counts.values()) == 40
+    return run / "dataset"
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    opening, front, _ = text.split("---\n", 2)
+    assert opening == ""
+    return yaml.safe_load(front)
+
+
+@pytest.mark.slow
+def test_the_folder_loads_with_datasets_and_messages_come_first(
+    folder: Path, tmp_path: Path
+) -> None:
+    import datasets
+
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path))
+    assert set(loaded) == {"train", "validation"}
+    assert loaded["train"].column_names[0] == "messages"
+    rows = [row for split in loaded.values() for row in split]
+    assert len(rows) == 40
+    intents = [set(split["intent"]) for split in loaded.values()]
+    assert all(intents)
+    assert not intents[0] & intents[1], "no intent in both splits"
+    by_id = {row["id"]: row for row in rows}
+    assert by_id["d0"]["messages"] == [{"role": "user", "content": ODD}]
+    assert json.loads(by_id["d1"]["metadata"]) == {"deep": [1, {"x": None}]}
+    assert by_id["d2"]["end_probabilities"] == [None]
+    assert {*by_id["d3"]} == {*load_schema("dialogue")["properties"]} - {"user_id"}
+
+
+def test_the_checksums_are_true_and_of_every_file(folder: Path) -> None:
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    assert set(sums) == set(files) - {"SHA256SUMS"}
+    assert {name: sha256_file(files[name]) for name in sums} == sums
+
+
+def test_the_card_has_front_matter_that_names_the_splits(folder: Path) -> None:
+    front = front_matter(folder)
+    assert front["license"] == "mit"
+    assert front["pretty_name"] == "hub dialogues"
+    assert front["size_categories"] == ["n<1K"]
+    files = front["configs"][0]["data_files"]
+    assert [one["split"] for one in files] == ["train", "validation"]
+    for one in files:
+        assert list(folder.glob(one["path"]))
+
+
+def test_the_card_shows_one_whole_record_that_cannot_leave_its_fence(folder: Path) -> None:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    shown = text.split("```json\n")[1].split("\n```")[0]
+    assert json.loads(shown)["id"] == "d0"
+    assert text.count("```") == 4
+
+
+def test_schema_and_recipe_lie_in_the_folder(folder: Path) -> None:
+    assert json.loads((folder / "dialogue.schema.json").read_text()) == load_schema("dialogue")
+    assert (folder / "recipe.yaml").read_text() == "name: hub\n"
+
+
+def test_an_intent_keeps_its_split_when_dialogues_are_added() -> None:
+    few, many = (split_by_intent(dialogues(n), 0.4) for n in (30, 90))
+    for name, part in few.items():
+        assert {r["intent"] for r in part} <= {r["intent"] for r in many[name]}
+    assert set(split_by_intent(dialogues(30), 0.0)) == {"train"}
+
+
+def test_building_again_replaces_the_folder_and_leaves_nothing_beside_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder.parent, run)
+    (run / "dataset" / "stale.txt").write_text("old")
+    build_dataset(run, run / "dataset", Push(), "hub")
+    assert not (run / "dataset" / "stale.txt").exists()
+    assert front_matter(run / "dataset")["license"] == "other"
+    assert sorted(p.name for p in run.iterdir()) == ["dataset", "dialogues", "recipe.yaml"]
+
+
+def test_without_an_accepted_dialogue_there_is_nothing_to_publish(tmp_path: Path) -> None:
+    (tmp_path / "dialogues").mkdir()
+    with pytest.raises(UserError, match="no accepted dialogue to publish"):
+        build_dataset(tmp_path, tmp_path / "dataset", Push(), "x")
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_the_pipelines_dataset_is_its_accepted_dialogues(finished_run: Path) -> None:
+    import pyarrow.parquet as pq
+
+    accepted = read_records(finished_run / "dialogues" / "part-00000.jsonl", "dialogue")
+    tables = [pq.read_table(p) for p in (finished_run / "dataset" / "data").glob("*.parquet")]
+    ids = [name for table in tables for name in table.column("id").to_pylist()]
+    assert sorted(ids) == sorted(r["id"] for r in accepted)
+    named = {p.name for p in (finished_run / "dataset").iterdir()}
+    assert named == {
+        "README.md", "SHA256SUMS", "data", "dialogue.schema.json", "index.html", "recipe.yaml",
+        "report.json",
+    }  # fmt: skip

@@ -1,0 +1,159 @@
+"""A tiny base model from scratch: plain text, no roles, cached by what it was made from.
+
+    python -m userlm_synth.training.base quickstart userlm_synth/world/base
+
+makes the checkpoint that is shipped for the quickstart (bf16, to keep it small). It is used where
+the recipe's text and settings are exactly those it was made from, and trained anew elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from userlm_synth.progress import say
+from userlm_synth.records import Record, parse_json, stable_hash
+from userlm_synth.resources import PACKAGE
+from userlm_synth.training.batches import plain_text
+from userlm_synth.training.checkpoints import States
+from userlm_synth.training.loop import fit
+from userlm_synth.user_lm import (
+    encode_texts,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    save_checkpoint,
+    train_tokenizer,
+    untrained_model,
+)
+
+if TYPE_CHECKING:
+    from userlm_synth.recipe import Scratch, Training
+
+SHIPPED = PACKAGE / "world" / "base"
+
+
+def cache_folder() -> Path:
+    """`$USERLM_SYNTH_CACHE`, else `$XDG_CACHE_HOME/userlm_synth`, else `~/.cache/userlm_synth`."""
+    if own := os.environ.get("USERLM_SYNTH_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "userlm_synth"
+
+
+def base_key(
+    conversations: Sequence[Record], shape: Scratch, options: Training, seed: int
+) -> tuple[str, Record]:
+    """What a base is made from, as a hash and in words; equal keys are equal models."""
+    settings = {k: v for k, v in asdict(options).items() if k != "checkpoint_minutes"}
+    made = {"scratch": asdict(shape), "train": settings, "seed": seed, "text": "lines"}
+    text = [[one["intent"], *(m["content"] for m in one["messages"])] for one in conversations]
+    return stable_hash(made, text)[:24], made
+
+
+def train_base(
+    conversations: Sequence[Record], shape: Scratch, options: Training, out: Path, seed: int
+) -> Record:
+    """Make the base checkpoint `out`, or copy it from the package or the cache.
+
+    Plain text: the turns of a conversation, one a line, with no roles.
+    """
+    key, made = base_key(conversations, shape, options, seed)
+    cached = cache_folder() / "base" / key
+    for place, where in ((SHIPPED, "the one shipped with the package"), (cached, f"from {cached}")):
+        if _key_of(place) == key:
+            say(f"  this very base model was trained before: {where}")
+            _copy(place, out)
+            return {"model": fingerprint(str(out)), "trained": False}
+    tokenizer = train_tokenizer(_texts(conversations), shape.vocabulary)
+    model = untrained_model(shape, tokenizer, options.max_length, seed)
+    documents = [
+        plain_text(ids)
+        for one in conversations
+        for ids in _pieces(plain_ids(tokenizer, one, shape.intents), options.max_length)
+    ]
+    states = out.parent / f".{out.name}.training"
+    log = fit(
+        model, documents, options, stage="base", states=states, start=key,
+        pad=tokenizer.pad_token_id, seed=seed,
+    )  # fmt: skip
+    made |= {"key": key, "steps": len(log), "targets": round(sum(line["targets"] for line in log))}
+    save_checkpoint(model, tokenizer, out, {"made_from": "scratch", **made}, log)
+    States(states, key).clear()
+    try:
+        _copy(out, cached)
+    except OSError as error:
+        say(f"  not cached for later runs: {error}")
+    return {"model": fingerprint(str(out)), "trained": True, "final_loss": log[-1]["loss"]}
+
+
+def _texts(conversations: Sequence[Record]) -> list[str]:
+    """What the tokenizer learns its words from."""
+    intents = [one["intent"] for one in conversations if one["intent"]]
+    return [m["content"] for one in conversations for m in one["messages"]] + intents
+
+
+def plain_ids(tokenizer: Any, conversation: Record, with_intent: bool) -> list[int]:
+    """The tokens of a conversation as plain text; a line's end is a token of its own."""
+    newline = encode_texts(tokenizer, ["\n"])[0]
+    texts = [m["content"] for m in conversation["messages"]]
+    if with_intent and conversation["intent"]:
+        texts.insert(0, conversation["intent"])
+    lines = encode_texts(tokenizer, texts)
+    body = [token for line in lines for token in [*line, *newline]]
+    return [tokenizer.bos_token_id, *body, tokenizer.eos_token_id]
+
+
+def _pieces(ids: list[int], size: int) -> list[list[int]]:
+    return [ids[i : i + size] for i in range(0, len(ids), size) if len(ids) - i > 1]
+
+
+def _key_of(folder: Path) -> str | None:
+    try:
+        made = parse_json((folder / "userlm_synth.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return str(made.get("key"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    shutil.rmtree(target, ignore_errors=True)
+    part.replace(target)
+
+
+def ship(recipe_name: str, out: Path) -> None:
+    """Train the base of a recipe and save it in bf16, without its log."""
+    import tempfile
+
+    import torch
+
+    from userlm_synth.conversations import load_source, split
+    from userlm_synth.recipe import load_recipe
+
+    recipe = load_recipe(recipe_name)
+    assert recipe.conversations
+    assert recipe.base
+    assert recipe.base.scratch
+    assert recipe.base.train
+    source = recipe.conversations
+    train = split(load_source(source, recipe.seed), source, recipe.seed)["train"]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "base"
+        shutil.rmtree(out, ignore_errors=True)
+        train_base(train, recipe.base.scratch, recipe.base.train, made, recipe.seed)
+        about = parse_json((made / "userlm_synth.json").read_bytes())
+        model, tokenizer = load_model(str(made)), load_tokenizer(str(made))
+        save_checkpoint(model.to(torch.bfloat16), tokenizer, out, about)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    say(f"{out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    ship(sys.argv[1], Path(sys.argv[2]))
