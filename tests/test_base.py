@@ -49,16 +49,14 @@ def test_the_same_base_comes_from_the_cache_and_another_is_trained(tmp_path):
         assert base.train_base(chats, shape, OPTIONS, tmp_path / "other", seed)["trained"]
 
 
-def test_a_base_has_no_template_and_its_text_has_no_roles(tmp_path):
+def test_a_base_has_no_template_and_its_text_has_no_roles_and_no_intent(tmp_path):
     base.train_base(CHATS, SHAPE, OPTIONS, tmp_path / "one", 0)
     tok = load_tokenizer(str(tmp_path / "one"))
     assert tok.chat_template is None
-    text = tok.decode(base.plain_ids(tok, CHATS[0], with_intent=False))
+    text = tok.decode(base.plain_ids(tok, CHATS[0]))
     assert text == (
         "<|begin_of_text|>a latte please\nhere or to go?\nto go\nfive minutes.\n<|end_of_text|>"
     )
-    with_intent = tok.decode(base.plain_ids(tok, CHATS[0], with_intent=True))
-    assert CHATS[0]["intent"] + "\na latte please" in with_intent
 
 
 def test_the_seed_fixes_the_weights(tmp_path, monkeypatch):

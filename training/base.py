@@ -60,7 +60,8 @@ def train_base(
 ) -> Record:
     """Make the base checkpoint `out`, or copy it from the package or the cache.
 
-    Plain text: the turns of a conversation, one a line, with no roles.
+    Plain text: the turns of a conversation, one a line, with no roles and no
+    intent.
     """
     key, made = base_key(conversations, shape, options, seed)
     cached = cache_folder() / "base" / key
@@ -74,7 +75,7 @@ def train_base(
     documents = [
         plain_text(ids)
         for one in conversations
-        for ids in _pieces(plain_ids(tokenizer, one, shape.intents), options.max_length)
+        for ids in _pieces(plain_ids(tokenizer, one), options.max_length)
     ]
     states = out.parent / f".{out.name}.training"
     log = fit(
@@ -97,13 +98,10 @@ def _texts(conversations: Sequence[Record]) -> list[str]:
     return [m["content"] for one in conversations for m in one["messages"]] + intents
 
 
-def plain_ids(tokenizer: Any, conversation: Record, with_intent: bool) -> list[int]:
+def plain_ids(tokenizer: Any, conversation: Record) -> list[int]:
     """The tokens of a conversation as plain text; a line's end is a token of its own."""
     newline = encode_texts(tokenizer, ["\n"])[0]
-    texts = [m["content"] for m in conversation["messages"]]
-    if with_intent and conversation["intent"]:
-        texts.insert(0, conversation["intent"])
-    lines = encode_texts(tokenizer, texts)
+    lines = encode_texts(tokenizer, [m["content"] for m in conversation["messages"]])
     body = [token for line in lines for token in [*line, *newline]]
     return [tokenizer.bos_token_id, *body, tokenizer.eos_token_id]
 

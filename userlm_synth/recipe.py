@@ -49,7 +49,6 @@ class Intents:
 class Scratch:
     """A tiny base model, trained here on the conversations as plain text: lines without roles."""
 
-    intents: bool = False  # a conversation's intent is the first line of its text
     vocabulary: int = field(default=4000, metadata={"min": 300})
     hidden: int = field(default=192, metadata={"min": 8})
     layers: int = field(default=4, metadata={"min": 1})
