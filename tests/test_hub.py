@@ -1,4 +1,4 @@
-"""Facts about the dataset folder: it loads as it is, nothing leaks between splits, sums are true."""
+"""Facts about the dataset folder: it loads as it is, no intent is in two splits, sums are true."""
 
 from __future__ import annotations
 

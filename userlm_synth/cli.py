@@ -36,6 +36,8 @@ class Program(click.Group):
         except KeyboardInterrupt:
             click.echo("\ninterrupted; run the same command again to continue", err=True)
             sys.exit(130)
+        except BrokenPipeError:  # the reader of our output went away, as in `| head`
+            raise
         except OSError as error:
             if is_disk_full(error):
                 _fail(
