@@ -64,6 +64,14 @@ def _fail(text: str, error: BaseException, ctx: click.Context) -> None:
     sys.exit(1)
 
 
+def _recipe_and_overrides(command: str, items: tuple[str, ...]) -> tuple[str | None, list[str]]:
+    """Arguments with a `=` are overrides; at most one other names a recipe."""
+    recipes = [item for item in items if "=" not in item]
+    if len(recipes) > 1:
+        raise UserError(f"{command}: one recipe, not {len(recipes)}: {', '.join(recipes)}")
+    return (recipes or [None])[0], [item for item in items if "=" in item]
+
+
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(__version__, prog_name="userlm-synth")
@@ -95,8 +103,7 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None) -> None:
 
 
 @main.command()
-@click.argument("recipe", required=False)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("items", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
 @click.option("--source", help="Instead of a recipe: a JSONL file (.gz too), or quickstart.")
 @click.option(
     "--split-by", default="user", show_default=True, help="user, conversation or metadata.KEY"
@@ -104,22 +111,26 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None) -> None:
 @click.option("--seed", default=0, show_default=True, help="Of the split (and of quickstart).")
 @click.option("--out", type=FILE, required=True, help="Folder for train/validation/test.jsonl.")
 def prepare(
-    recipe: str | None,
-    overrides: tuple[str, ...],
+    items: tuple[str, ...],
     source: str | None,
     split_by: str,
     seed: int,
     out: Path,
 ) -> None:
-    """Chats -> conversations, split so that no user is in two splits."""
+    """Chats -> conversations, split so that no user is in two splits.
+
+    The shares of the splits are recipe fields, also with --source: conversations.train=0.8
+    """
     from userlm_synth.conversations import prepare as prepare_conversations
     from userlm_synth.recipe import build_recipe, load_recipe
 
+    recipe, overrides = _recipe_and_overrides("prepare", items)
     if bool(recipe) == bool(source):
         raise UserError("prepare: name either a recipe or a --source")
     if source:
         section = {"source": source, "split_by": split_by}
-        loaded = build_recipe({"name": "prepare", "seed": seed, "conversations": section})
+        data = {"name": "prepare", "seed": seed, "conversations": section}
+        loaded = build_recipe(data, overrides)
     else:
         loaded = load_recipe(str(recipe), overrides)
     if loaded.conversations is None:
@@ -250,9 +261,7 @@ def generate(
     """
     from userlm_synth.pipeline import generate_only
 
-    recipes = [item for item in items if "=" not in item]
-    if len(recipes) > 1:
-        raise UserError(f"generate: one recipe, not {len(recipes)}: {', '.join(recipes)}")
+    recipe, overrides = _recipe_and_overrides("generate", items)
     flags = {
         "generate.user": user,
         "assistant.model": assistant,
@@ -261,13 +270,12 @@ def generate(
         "generate.concurrency": concurrency,
         "seed": seed,
     }
-    overrides = [item for item in items if "=" in item]
     overrides += [  # quoted, so that YAML takes a file's name as it is
         f"{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in flags.items()
         if value is not None
     ]
-    counts = generate_only(recipes[0] if recipes else None, overrides, out)
+    counts = generate_only(recipe, overrides, out)
     click.echo(f"{out}: {counts['accepted']:,} accepted; rejected: {counts['rejected'] or 'none'}")
 
 

@@ -65,7 +65,7 @@ class Run:
 
         def add(name: str, section: str, after: tuple[str, ...], action: Any, **more: Any) -> None:
             part = getattr(recipe, section)
-            settings = {**(asdict(part) if part else {}), **more, "seed": recipe.seed}
+            settings = _lasting({**(asdict(part) if part else {}), **more, "seed": recipe.seed})
             found.append(Stage(name, section, settings, after, action))
 
         if recipe.conversations:
@@ -77,24 +77,23 @@ class Run:
         chats = ("conversations", "intents")
         if recipe.base and recipe.base.scratch:
             add("base", "base", chats, self._base)
+        start = {"base": _content_of(recipe.base.model if recipe.base else None)}
         if recipe.train:
-            start = {"base": recipe.base.model if recipe.base else None}
             add("user_lm", "train", (*chats, "base"), self._user_lm, **start)
         if recipe.assistant and recipe.assistant.train:
-            trained = {"train": asdict(recipe.assistant.train)}
-            stage = Stage(
-                "assistant_lm", "assistant", {**trained, "seed": recipe.seed},
-                (*chats, "base"), self._assistant_lm,
-            )  # fmt: skip
-            found.append(stage)
+            own = _lasting({"train": asdict(recipe.assistant.train), **start, "seed": recipe.seed})
+            after = (*chats, "base")
+            found.append(Stage("assistant_lm", "assistant", own, after, self._assistant_lm))
         if recipe.evaluate:
-            add("evaluation", "evaluate", (*chats, "base", "user_lm"), self._evaluation)
+            after = (*chats, "base", "user_lm")
+            add("evaluation", "evaluate", after, self._evaluation, **start)
         if recipe.generate:
             side = asdict(recipe.assistant) if recipe.assistant else {}
             side.pop("train", None)
             sources = (*chats, "user_lm", "assistant_lm")
             given = recipe.generate.intents
-            data = sha256_file(Path(given)) if given else ""
+            models = [_content_of(recipe.generate.user), _content_of(side.get("model"))]
+            data = [sha256_file(Path(given)) if given else "", *models]
             add("dialogues", "generate", sources, self._dialogues, side=side, data=data)
         if recipe.report:
             add("report", "report", ("dialogues", *chats), self._report)
@@ -315,6 +314,24 @@ class Run:
             "summary": summary,
         }
         self._save()
+
+
+def _lasting(settings: Record) -> Record:
+    """Settings without those that change nothing in the result."""
+    return {
+        key: _lasting(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in ("checkpoint_minutes", "concurrency")
+    }
+
+
+def _content_of(model: str | None) -> str | None:
+    """A local checkpoint's fingerprint, so that another one at its place is noticed."""
+    from userlm_synth.user_lm import fingerprint
+
+    if model is None or not Path(model.removeprefix("hf:")).is_dir():
+        return model
+    return fingerprint(model.removeprefix("hf:"))
 
 
 def read_dialogues(path: Path) -> tuple[list[Record], list[Record]]:

@@ -70,7 +70,8 @@ def _print_dialogues(out: Path) -> None:
         one = parse_json(line)
         print(f"\n{one['intent']}")
         for message in one["messages"]:
-            print(f"  {message['role'] + ':':11}{message['content']}")
+            text = "".join(c if c.isprintable() else " " for c in message["content"])
+            print(f"  {message['role'] + ':':11}{text}")
         print(f"  ({one['stop_reason']})")
 
 

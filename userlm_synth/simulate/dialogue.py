@@ -71,6 +71,9 @@ class Simulator:
                 stop = said
                 break
             failed = await self._assistant_turn(talk)
+            if failed == "context_full":
+                stop = failed
+                break
             if failed:
                 stop, reason = "assistant_failed", f"assistant_failed: {failed}"
                 break
@@ -142,9 +145,16 @@ class Simulator:
         opening: list[Message] = (
             [{"role": "system", "content": self.side.system}] if self.side.system else []
         )
+        messages = [*opening, *talk.messages]
+        prompt = None
+        if form := getattr(self.assistant, "form", None):
+            prompt = form.prompt(messages)
+            if len(prompt) + self.side.max_tokens > self.assistant.context:
+                return "context_full"
         result = await self.assistant.generate(
             Request(
-                messages=[*opening, *talk.messages],
+                messages=messages,
+                prompt_ids=prompt,
                 temperature=self.side.temperature,
                 top_p=self.side.top_p,
                 max_tokens=self.side.max_tokens,

@@ -61,6 +61,7 @@ def _same(text: str) -> str:
 
 
 def first_token_ids(tokenizer: Any, words: Sequence[str]) -> list[int]:
-    """First tokens of the filtered words, in lower case and capitalised."""
-    spellings = {form for word in words for form in (word.lower(), word.capitalize())}
+    """First tokens of the filtered words, in lower case and capitalised, also after a space."""
+    cases = {form for word in words for form in (word.lower(), word.capitalize())}
+    spellings = cases | {f" {form}" for form in cases}
     return sorted({tokenizer.encode(s, add_special_tokens=False)[0] for s in spellings})

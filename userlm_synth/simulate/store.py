@@ -69,6 +69,8 @@ class Store:
 @contextmanager
 def open_store(folder: Path, key: str) -> Iterator[Store]:
     """The store of a folder, locked against a second run and tied to `key` (the settings)."""
+    if not (folder / "store.sqlite").exists() and any(folder.glob("part-*.jsonl")):
+        raise UserError(f"{folder}: holds dialogues without their store; choose another --out")
     with explain_disk_full(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
