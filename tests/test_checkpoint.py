@@ -110,6 +110,16 @@ def test_new_rows_start_as_the_mean_of_the_trained_ones_and_tied_stays_tied():
     assert net.get_output_embeddings().weight is table
 
 
+def test_the_trained_markup_of_a_chat_model_is_kept():
+    tok = tokenizer()
+    net = model(tok)
+    tok.chat_template = "{{ 'any' }}"
+    header, end = tok.convert_tokens_to_ids(["<|start_header_id|>", "<|eot_id|>"])
+    before = net.get_input_embeddings().weight[[header, end]].clone()
+    open_chat(net, tok, "user")
+    assert torch.equal(net.get_input_embeddings().weight[[header, end]], before)
+
+
 def test_a_tokenizer_without_the_markup_grows_and_the_model_with_it():
     tok = tokenizer()
     plain = type(tok)(

@@ -19,7 +19,7 @@ import numpy as np
 from userlm_synth import metrics
 from userlm_synth.errors import UserError
 from userlm_synth.progress import Progress, say
-from userlm_synth.records import Record, read_records, user_turns, write_json
+from userlm_synth.records import END_TOKEN, Record, read_records, user_turns, write_json
 from userlm_synth.training.batches import Batch, collate, pack
 from userlm_synth.training.loss import hidden_at_targets, score_hidden
 from userlm_synth.user_lm import (
@@ -68,10 +68,11 @@ class Model:
         self.fingerprint = fingerprint(self.name)
         self.tokenizer = load_tokenizer(self.name)
         self.model = load_model(self.name)
-        self.is_user_lm = bool(self.tokenizer.chat_template)
+        known = self.tokenizer.get_vocab()
+        self.is_user_lm = END_TOKEN in known and bool(self.tokenizer.chat_template)
         if self.is_user_lm:
             self.chat = ChatFormat.probe(self.tokenizer)
-        else:  # a base checkpoint: as it would start its training
+        else:  # a base or chat checkpoint: as it would start its training
             self.chat = open_chat(self.model, self.tokenizer, "user")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).eval()

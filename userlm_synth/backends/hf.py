@@ -29,12 +29,15 @@ class HFBackend:
 
     def __init__(self, target: str, *, speaker: str, batch: int = 64) -> None:
         import torch
+        from transformers import GenerationConfig
 
         self.name = fingerprint(target)
         self.tokenizer = load_tokenizer(target)
         self.form = ChatFormat.probe(self.tokenizer, "user" if speaker == "user" else "assistant")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_model(target).to(self.device).eval()
+        # A checkpoint's own defaults (penalties, sampling) must not join what we ask for.
+        self.model.generation_config = GenerationConfig()
         self.batch = batch
         self.cache = SessionCache()
         self.context: int = self.model.config.max_position_embeddings
@@ -92,9 +95,6 @@ class HFBackend:
                 attention_mask=torch.tensor(layout.mask, device=self.device),
                 past_key_values=layout.cache,
                 do_sample=False,  # the sampler leaves one token with any probability
-                temperature=None,
-                top_p=None,
-                top_k=None,
                 max_new_tokens=max(r.max_tokens for r in requests),
                 eos_token_id=stops,
                 pad_token_id=pad,

@@ -106,6 +106,7 @@ def open_chat(model: Any, tokenizer: Any, speaker: Speaker) -> ChatFormat:
 
     New or untrained rows (markup, `<|endconversation|>`) become the mean of the ordinary rows
     of the embedding and of the head: a start that keeps the model's other logits as they were.
+    Markup of a checkpoint that comes with a chat template is taken as trained and kept.
     """
     import torch
 
@@ -115,6 +116,7 @@ def open_chat(model: Any, tokenizer: Any, speaker: Speaker) -> ChatFormat:
     missing = [name for name in names if name not in tokenizer.get_vocab()]
     if missing:
         tokenizer.add_special_tokens({"additional_special_tokens": missing})
+    untrained = missing if tokenizer.chat_template else names
     tokenizer.chat_template = chat_template(markup, speaker, tokenizer.bos_token is not None)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or names[-2]
@@ -122,7 +124,7 @@ def open_chat(model: Any, tokenizer: Any, speaker: Speaker) -> ChatFormat:
     if len(tokenizer) > embedding.weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         embedding = model.get_input_embeddings()
-    fresh = torch.tensor([tokenizer.get_vocab()[name] for name in names])
+    fresh = torch.tensor([tokenizer.get_vocab()[name] for name in untrained], dtype=torch.long)
     special = torch.tensor(sorted({*special_ids(tokenizer), *fresh.tolist()}))
     head = model.get_output_embeddings()
     tables = [embedding.weight]
