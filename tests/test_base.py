@@ -29,8 +29,8 @@ def test_the_shipped_base_is_the_quickstarts_own():
     train = split(load_source(source, recipe.seed), source, recipe.seed)["train"]
     key, _ = base.base_key(train, recipe.base.scratch, recipe.base.train, recipe.seed)
     assert base._key_of(base.SHIPPED) == key, (
-        "the quickstart's text or base settings changed: run "
-        "python -m userlm_synth.training.base quickstart userlm_synth/world/base"
+        "the quickstart's text or base settings changed: make its base anew as the docstring of "
+        "training/base.py says"
     )
     assert sum(file.stat().st_size for file in base.SHIPPED.iterdir()) < 8e6
 

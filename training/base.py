@@ -1,6 +1,7 @@
 """A tiny base model from scratch: plain text, no roles, cached by what it was made from.
 
-    python -m userlm_synth.training.base quickstart userlm_synth/world/base
+    userlm-synth train quickstart --out runs/new
+    python -m userlm_synth.training.base runs/new/base userlm_synth/world/base
 
 makes the checkpoint that is shipped for the quickstart (bf16, to keep it small). It is used where
 the recipe's text and settings are exactly those it was made from, and trained anew elsewhere.
@@ -126,32 +127,16 @@ def _copy(source: Path, target: Path) -> None:
     part.replace(target)
 
 
-def ship(recipe_name: str, out: Path) -> None:
-    """Train the base of a recipe and save it in bf16, without its log."""
-    import tempfile
-
+def ship(source: Path, out: Path) -> None:
+    """Copy a base checkpoint in bf16 and without its log, small enough for a package."""
     import torch
 
-    from userlm_synth.conversations import load_source, split
-    from userlm_synth.recipe import load_recipe
-
-    recipe = load_recipe(recipe_name)
-    assert recipe.conversations
-    assert recipe.base
-    assert recipe.base.scratch
-    assert recipe.base.train
-    source = recipe.conversations
-    train = split(load_source(source, recipe.seed), source, recipe.seed)["train"]
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "base"
-        shutil.rmtree(out, ignore_errors=True)
-        train_base(train, recipe.base.scratch, recipe.base.train, made, recipe.seed)
-        about = parse_json((made / "userlm_synth.json").read_bytes())
-        model, tokenizer = load_model(str(made)), load_tokenizer(str(made))
-        save_checkpoint(model.to(torch.bfloat16), tokenizer, out, about)
+    about = parse_json((source / "userlm_synth.json").read_bytes())
+    model, tokenizer = load_model(str(source)), load_tokenizer(str(source))
+    save_checkpoint(model.to(torch.bfloat16), tokenizer, out, about)
     size = sum(file.stat().st_size for file in out.iterdir())
     say(f"{out}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    ship(sys.argv[1], Path(sys.argv[2]))
+    ship(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -69,7 +69,7 @@ def _recipe_and_overrides(command: str, items: tuple[str, ...]) -> tuple[str | N
     recipes = [item for item in items if "=" not in item]
     if len(recipes) > 1:
         raise UserError(f"{command}: one recipe, not {len(recipes)}: {', '.join(recipes)}")
-    return (recipes or [None])[0], [item for item in items if "=" in item]
+    return recipes[0] if recipes else None, [item for item in items if "=" in item]
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})

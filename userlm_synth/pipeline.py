@@ -1,48 +1,19 @@
-"""`run`: every stage that a recipe names, in order, each done once.
-
-A stage's fingerprint hashes its settings, its input files and the stages before it. A stage whose
-fingerprint stands in `manifest.json` and whose files are there is not done again, so an
-interrupted run continues, and a changed recipe redoes just what depends on the change.
-"""
+"""What a recipe does: its stages, what each is made from, and the calls that make them."""
 
 from __future__ import annotations
 
-import fcntl
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from userlm_synth import __version__
-from userlm_synth.errors import Problems, UserError, explain_disk_full
-from userlm_synth.progress import duration, say
+from userlm_synth.errors import Problems, UserError
+from userlm_synth.progress import say
 from userlm_synth.recipe import Assistant, Evaluate, Recipe
-from userlm_synth.records import (
-    Record,
-    file_problems,
-    parse_json,
-    read_records,
-    sha256_file,
-    stable_hash,
-    write_bytes,
-    write_json,
-)
+from userlm_synth.records import Record, file_problems, read_records, sha256_file
+from userlm_synth.run_folder import RunFolder, Stage
 
 GENERATE_NEEDS = "needs --user, --assistant and --intents (or a recipe that names them)"
 TRAINING_STAGES = ("conversations", "intents", "base", "user_lm")
-
-
-@dataclass
-class Stage:
-    """One arrow of the flow: `folder` holds its output, `action` makes it."""
-
-    name: str
-    section: str  # of the recipe, for messages
-    settings: Any
-    after: tuple[str, ...]
-    action: Callable[[], Record]
 
 
 class Run:
@@ -50,14 +21,6 @@ class Run:
 
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe, self.out = recipe, out
-        self.manifest: Record = {
-            "recipe": recipe.name,
-            "recipe_hash": recipe.hash,
-            "version": __version__,
-            "stages": {},
-        }
-
-    # ---- the stages ---------------------------------------------------------------------------
 
     def stages(self) -> list[Stage]:
         """The stages that the recipe names, in order."""
@@ -82,19 +45,22 @@ class Run:
             add("user_lm", "train", (*chats, "base"), self._user_lm, **start)
         if recipe.assistant and recipe.assistant.train:
             own = _lasting({"train": asdict(recipe.assistant.train), **start, "seed": recipe.seed})
-            after = (*chats, "base")
-            found.append(Stage("assistant_lm", "assistant", own, after, self._assistant_lm))
+            lm = Stage("assistant_lm", "assistant", own, (*chats, "base"), self._assistant_lm)
+            found.append(lm)
         if recipe.evaluate:
-            after = (*chats, "base", "user_lm")
-            add("evaluation", "evaluate", after, self._evaluation, **start)
+            models = (*chats, "base", "user_lm")
+            add("evaluation", "evaluate", models, self._evaluation, **start)
         if recipe.generate:
             side = asdict(recipe.assistant) if recipe.assistant else {}
             side.pop("train", None)
             sources = (*chats, "user_lm", "assistant_lm")
             given = recipe.generate.intents
-            models = [_content_of(recipe.generate.user), _content_of(side.get("model"))]
-            data = [sha256_file(Path(given)) if given else "", *models]
-            add("dialogues", "generate", sources, self._dialogues, side=side, data=data)
+            made_from = [
+                sha256_file(Path(given)) if given else None,
+                _content_of(recipe.generate.user),
+                _content_of(side.get("model")),
+            ]
+            add("dialogues", "generate", sources, self._dialogues, side=side, made_from=made_from)
         if recipe.report:
             add("report", "report", ("dialogues", *chats), self._report)
         if recipe.push:
@@ -220,101 +186,6 @@ class Run:
         assert self.recipe.push
         return build_dataset(self.out, self.out / "dataset", self.recipe.push, self.recipe.name)
 
-    # ---- doing them ---------------------------------------------------------------------------
-
-    def execute(self, only: tuple[str, ...] | None = None) -> None:
-        """Do what is not done yet (of `only`, if given)."""
-        self._refuse_other_files()
-        with _locked(self.out):
-            self._open()
-            prints: dict[str, str] = {}
-            redone: list[str] = []
-            for stage in self.stages():
-                if only and stage.name not in only:
-                    continue
-                before = [prints[name] for name in stage.after if name in prints]
-                own = stable_hash(stage.settings)
-                prints[stage.name] = stable_hash(stage.name, own, before)
-                why = self._why(stage, own, prints[stage.name], redone)
-                if why is None:
-                    say(f"{stage.name}: up to date")
-                    continue
-                say(f"{stage.name}: {why}")
-                redone.append(stage.name)
-                started = time.monotonic()
-                self.manifest["stages"].pop(stage.name, None)
-                self._save()
-                summary = stage.action()
-                seconds = time.monotonic() - started
-                self._finish(stage, own, prints[stage.name], summary, seconds)
-                say(f"  done in {duration(seconds)}")
-
-    def _refuse_other_files(self) -> None:
-        if not self.out.is_dir() or (self.out / "manifest.json").exists():
-            return
-        others = [p.name for p in self.out.iterdir() if not p.name.startswith(".")]
-        if others:
-            raise UserError(
-                f"{self.out}: holds other files ({', '.join(sorted(others)[:3])}) and no "
-                "manifest.json; choose an empty folder with --out"
-            )
-
-    def _open(self) -> None:
-        path = self.out / "manifest.json"
-        if path.exists():
-            try:
-                manifest = parse_json(path.read_bytes())
-                name, stages = manifest["recipe"], manifest["stages"]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path}: is not a manifest; choose another --out") from None
-            if name != self.recipe.name:
-                raise UserError(
-                    f"{self.out}: belongs to the recipe {name!r}, not {self.recipe.name!r}; "
-                    "choose another --out"
-                )
-            self.manifest["stages"] = stages
-        import yaml
-
-        text = yaml.safe_dump(self.recipe.as_dict(), sort_keys=False, allow_unicode=True)
-        write_bytes(self.out / "recipe.yaml", [text.encode()])
-        self._save()
-
-    def _save(self) -> None:
-        write_json(self.out / "manifest.json", self.manifest, "manifest")
-
-    def _why(self, stage: Stage, own: str, fingerprint: str, redone: list[str]) -> str | None:
-        """Why a stage is to be done, or None where it is done."""
-        former = self.manifest["stages"].get(stage.name)
-        if former is None:
-            return "..."
-        if former["settings"] != own:
-            return f"done again, its settings ({stage.section}) changed"
-        if former["fingerprint"] != fingerprint:
-            causes = [name for name in stage.after if name in redone]
-            return f"done again, because {' and '.join(causes) or 'what it is made from'} changed"
-        missing = [name for name in former["outputs"] if not (self.out / name).exists()]
-        if missing:
-            return f"done again, {missing[0]} is missing"
-        return None
-
-    def _finish(
-        self, stage: Stage, own: str, fingerprint: str, summary: Record, seconds: float
-    ) -> None:
-        folder = self.out / stage.name
-        outputs = {
-            file.relative_to(self.out).as_posix(): sha256_file(file)
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and not file.name.startswith(".") and "store.sqlite" not in file.name
-        }
-        self.manifest["stages"][stage.name] = {
-            "fingerprint": fingerprint,
-            "settings": own,
-            "seconds": round(seconds, 1),
-            "outputs": outputs,
-            "summary": summary,
-        }
-        self._save()
-
 
 def _lasting(settings: Record) -> Record:
     """Settings without those that change nothing in the result."""
@@ -370,13 +241,9 @@ def validate_run(out: Path) -> int:
 
 def run_recipe(recipe: Recipe, out: Path, only: tuple[str, ...] | None = None) -> None:
     """All stages of a recipe (or `only` some), then the check of every record written."""
-    Run(recipe, out).execute(only)
+    stages = [stage for stage in Run(recipe, out).stages() if not only or stage.name in only]
+    RunFolder(recipe, out).execute(stages)
     say(f"checked against the schemas: {validate_run(out):,} records, all valid")
-
-
-def training_only(recipe: Recipe) -> Recipe:
-    """A recipe without the stages after the user LM."""
-    return replace(recipe, assistant=None, evaluate=None, generate=None, report=None, push=None)
 
 
 def _free_name(path: Path) -> Path:
@@ -384,23 +251,6 @@ def _free_name(path: Path) -> Path:
     while (named := path.with_name(f"{path.name}-{number}")).exists():
         number += 1
     return named
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    with explain_disk_full(out):
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise UserError(f"{out}: is a file; name a folder with --out") from None
-        lock = (out / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"{out}: another run is at work in this folder; wait for it") from None
-    finally:
-        lock.close()
 
 
 def generate_only(name: str | None, overrides: list[str], out: Path) -> Record:

@@ -77,12 +77,14 @@ def _print_dialogues(out: Path) -> None:
 
 NEXT = """
 the real thing
-  your own chats         userlm-synth recipes copy coffee mine.yaml  (then set conversations.source)
-  a Hub base checkpoint  userlm-synth train mine.yaml base.model=meta-llama/Llama-3.2-1B
-  a published user LM    userlm-synth generate --user hf:microsoft/UserLM-8b \\
-                           --assistant openai:MODEL@http://localhost:8000/v1 \\
-                           --intents intents.jsonl --out dialogues
-  the assistant there    vllm serve MODEL   (or any OpenAI-compatible server; key in OPENAI_API_KEY)
+  your own chats         userlm-synth recipes copy coffee mine.yaml
+                         userlm-synth run mine.yaml conversations.source=chats.jsonl.gz
+  a Hub base checkpoint  the same with base.scratch=null base.model=meta-llama/Llama-3.2-1B
+                           train.max_length=2048 train.learning_rate=2e-5
   WildChat               allenai/WildChat-1M as JSONL with a `messages` list a line, then
-                           userlm-synth prepare --source wildchat.jsonl.gz --out chats
-                           userlm-synth intents make chats/train.jsonl --model SPEC --out FILE"""
+                         userlm-synth prepare --source wildchat.jsonl.gz --out chats
+                         userlm-synth intents make chats/train.jsonl --model SPEC --out FILE
+  a published user LM    userlm-synth generate --user hf:microsoft/UserLM-8b --assistant SPEC
+                           --intents intents.jsonl --out dialogues
+  an assistant (SPEC)    openai:MODEL@http://localhost:8000/v1, as `vllm serve MODEL` opens it, or
+                         any OpenAI-compatible server; its key is read from OPENAI_API_KEY"""
