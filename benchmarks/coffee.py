@@ -56,28 +56,35 @@ def main() -> None:
             rows.append((split, seed, out))
     print(f"\n{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     head = "held out | seed | test | base, best form | user LM, no intent | user LM, intent"
-    print(f"| {head} | gaps | end F1 | train s |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(f"| {head} | base / no intent | no intent / intent | end F1 | train s |")
+    print("| --- " * 10 + "|")
     for split, seed, out in rows:
         evaluation = json.loads((out / "evaluation/evaluation.json").read_text())
-        stages = json.loads((out / "manifest.json").read_text())["stages"]
+        manifest = json.loads((out / "manifest.json").read_text())
         base, user = evaluation["results"]
-        best = min(base["perplexity"].items(), key=lambda pair: pair[1]["value"])
+        forms = list(base["perplexity"].items())
+        intent, best = min(forms, key=lambda pair: pair[1]["value"])
         without, with_intent = (user["perplexity"][k] for k in ("without_intent", "with_intent"))
-        gaps = user["gaps"]
-        label = "with" if best[0] == "with_intent" else "without"
-        against = next(v for k, v in gaps.items() if k.endswith(f"this, {label} intent"))
-        clear = against["outside"] and gaps["without / with intent"]["outside"]
-        ordered = best[1]["interval"][0] > without["interval"][1] > 0
-        ordered &= without["interval"][0] > with_intent["interval"][1]
+        # A gap is a ratio of perplexities on the same conversations, resampled in pairs.
+        label = "with" if intent == "with_intent" else "without"
+        gaps = [
+            next(
+                gap for name, gap in user["gaps"].items() if name.endswith(f"this, {label} intent")
+            ),
+            user["gaps"]["without / with intent"],
+        ]
         f1 = {**user["termination"], "value": user["termination"]["f1"]}
-        seconds = stages["base"]["seconds"] + stages["user_lm"]["seconds"]
-        print(
-            f"| {split} | {seed} | {user['n']} | {figure(best[1])} ({best[1]['form']}, "
-            f"{best[0].replace('_', ' ')}) | {figure(without)} | {figure(with_intent)} | "
-            f"{'outside' if clear and ordered else 'NOT outside'} | {figure(f1, 1)} | "
-            f"{seconds:.0f} |"
-        )
+        cells = [
+            split, seed, user["n"],
+            f"{figure(best)} ({best['form']}, {intent.replace('_', ' ')})",
+            figure(without), figure(with_intent),
+            *(figure({**gap, "value": gap["ratio"]}) for gap in gaps),
+            figure(f1, 1),
+            f"{sum(manifest['stages'][stage]['seconds'] for stage in ('base', 'user_lm')):.0f}",
+        ]  # fmt: skip
+        print("| " + " | ".join(map(str, cells)) + " |")
+        clear = all(gap["interval"][0] > 1 for gap in gaps)
+        assert clear, f"{out}: a gap's interval holds 1"
 
 
 if __name__ == "__main__":
