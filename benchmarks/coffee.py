@@ -66,13 +66,9 @@ def main() -> None:
         intent, best = min(forms, key=lambda pair: pair[1]["value"])
         without, with_intent = (user["perplexity"][k] for k in ("without_intent", "with_intent"))
         # A gap is a ratio of perplexities on the same conversations, resampled in pairs.
-        label = "with" if intent == "with_intent" else "without"
-        gaps = [
-            next(
-                gap for name, gap in user["gaps"].items() if name.endswith(f"this, {label} intent")
-            ),
-            user["gaps"]["without / with intent"],
-        ]
+        assert intent == "without_intent", f"{out}: the base is better with the intent"
+        base_gap = next(v for k, v in user["gaps"].items() if k.endswith("this, without intent"))
+        gaps = [base_gap, user["gaps"]["without / with intent"]]
         f1 = {**user["termination"], "value": user["termination"]["f1"]}
         cells = [
             split, seed, user["n"],

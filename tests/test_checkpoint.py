@@ -8,10 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from toys import INTENT, conversation, model, tokenizer
+from toys import INTENT, conversation, model, tokenizer, trained_user_lm
 from userlm_synth.errors import UserError
-from userlm_synth.recipe import Training
-from userlm_synth.training.train import train_on_turns
 from userlm_synth.user_lm import fingerprint, load_model, load_tokenizer, open_chat
 from userlm_synth.user_lm.chat_format import special_ids
 from userlm_synth.user_lm.checkpoint import save_checkpoint
@@ -24,14 +22,7 @@ CHATS = [
 
 @pytest.fixture(scope="module")
 def user_lm(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tok = tokenizer()
-    save_checkpoint(model(tok, hidden=32), tok, folder / "base", {})
-    options = Training(
-        epochs=60, learning_rate=1e-2, max_length=256, batch_tokens=512, precision="fp32"
-    )
-    train_on_turns(str(folder / "base"), CHATS, options, folder / "user_lm", speaker="user", seed=0)
-    return folder / "user_lm"
+    return trained_user_lm(tmp_path_factory.mktemp("checkpoint"), CHATS, epochs=60)
 
 
 def test_the_folder_holds_safetensors_template_and_the_right_stops(user_lm):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from toys import INTENT, conversation, model, tokenizer
+from toys import INTENT, conversation, trained_user_lm
 from userlm_synth.errors import UserError
 from userlm_synth.evaluation import (
     Model,
@@ -20,11 +20,9 @@ from userlm_synth.evaluation import (
     score,
     termination,
 )
-from userlm_synth.recipe import Evaluate, Training
+from userlm_synth.recipe import Evaluate
 from userlm_synth.records import record_problems, write_records
-from userlm_synth.training.train import train_on_turns
 from userlm_synth.user_lm import CONTEXT, END, WORD, render
-from userlm_synth.user_lm.checkpoint import save_checkpoint
 
 CHATS = [
     conversation("a small latte please", "Sure! Is that all?", "yes", "Ready soon.", number=0),
@@ -37,12 +35,7 @@ CHATS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluation")
-    tok = tokenizer()
-    save_checkpoint(model(tok, hidden=32), tok, root / "base", {})
-    options = Training(
-        epochs=40, learning_rate=1e-2, max_length=256, batch_tokens=512, precision="fp32"
-    )
-    train_on_turns(str(root / "base"), CHATS, options, root / "user_lm", speaker="user", seed=0)
+    trained_user_lm(root, CHATS, epochs=40)
     write_records(root / "test.jsonl", CHATS, "conversation")
     return root
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from userlm_synth.recipe import Scratch
+from userlm_synth.recipe import Scratch, Training
 from userlm_synth.records import Record
+from userlm_synth.training.train import train_on_turns
 from userlm_synth.user_lm import train_tokenizer, untrained_model
+from userlm_synth.user_lm.checkpoint import save_checkpoint
 
 INTENT = "You are a user chatting with an assistant language model to order a small latte."
 TEXTS = [
@@ -45,3 +48,14 @@ def conversation(*turns: str, intent: str | None = INTENT, number: int = 0) -> R
         ],
         "metadata": {},
     }
+
+
+def trained_user_lm(folder: Path, chats: list[Record], epochs: int) -> Path:
+    """`folder/base` and from it `folder/user_lm`, which nearly knows `chats` by heart."""
+    tok = tokenizer()
+    save_checkpoint(model(tok, hidden=32), tok, folder / "base", {})
+    options = Training(
+        epochs=epochs, learning_rate=1e-2, max_length=256, batch_tokens=512, precision="fp32"
+    )
+    train_on_turns(str(folder / "base"), chats, options, folder / "user_lm", speaker="user", seed=0)
+    return folder / "user_lm"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from userlm_synth.user_lm.render import CONTEXT, Rendered
+from userlm_synth.user_lm.render import CONTEXT, WORD, Rendered
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +96,4 @@ def collate(sequences: Sequence[Rendered], rows: Sequence[Row], pad: int) -> Bat
 
 def plain_text(ids: list[int]) -> Rendered:
     """A document whose every token but the first is a target: how a base model is trained."""
-    from userlm_synth.user_lm.render import WORD
-
     return Rendered(ids=ids, kinds=[CONTEXT] + [WORD] * (len(ids) - 1), turns=[0] * len(ids))

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 def say(text: str) -> None:
@@ -71,11 +67,3 @@ class Progress:
             print(f"\r\x1b[K{text}", end=end, file=sys.stderr, flush=True)
         else:
             say(text)
-
-
-def track(items: Iterable[T], stage: str, total: int, unit: str) -> Iterator[T]:
-    """Yield `items`, showing progress: `for x in track(rows, "evaluate", len(rows), "rows")`."""
-    with Progress(stage, total, unit) as progress:
-        for item in items:
-            yield item
-            progress.step()

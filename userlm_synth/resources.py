@@ -13,8 +13,3 @@ def data_folder(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"{name}/ is missing from this installation of userlm-synth")
-
-
-def read_text(name: str) -> str:
-    """A text file inside the package, for example `user_lm/chat_template.jinja`."""
-    return (PACKAGE / name).read_text(encoding="utf-8")

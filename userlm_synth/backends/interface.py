@@ -20,8 +20,8 @@ Finish = Literal["eot", "end", "length", "error"]
 class Request:
     """One utterance to sample. `seed` alone fixes its randomness where the backend can.
 
-    `banned` tokens have no probability anywhere, `banned_first` none as the first token;
-    `measure` asks for the end token's probability before any ban.
+    `banned` tokens have no probability anywhere, `banned_first` none as the first token; with
+    `end_id` the end token's probability before any ban is reported.
     """
 
     messages: Sequence[Message] = ()
