@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toys import conversation
-from userlm_synth.conversations import load_source, split
+from userlm_synth.conversations.prepare import load_source, split
 from userlm_synth.recipe import Scratch, Training, load_recipe
 from userlm_synth.training import base
 from userlm_synth.user_lm import load_model, load_tokenizer

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toys import conversation
-from userlm_synth.conversations import SPLITS, group_of, prepare, read_chats, split, split_of
+from userlm_synth.conversations.prepare import (
+    SPLITS,
+    group_of,
+    prepare,
+    read_chats,
+    split,
+    split_of,
+)
 from userlm_synth.errors import UserError
 from userlm_synth.recipe import Conversations
 from userlm_synth.records import read_records

@@ -20,7 +20,7 @@ HEAVY = {
     "peft", "pyarrow", "ray", "safetensors", "scipy", "tokenizers", "torch", "transformers", "vllm",
 }  # fmt: skip
 
-LEAVES = {"_version", "errors", "metrics", "progress", "resources", "world"}
+LEAVES = {"_version", "errors", "metrics", "pages", "privacy", "progress", "resources", "world"}
 LOW = LEAVES | {"records", "recipe"}
 STAGES = {
     "conversations", "evaluation", "flip", "hub", "intents", "reporting", "simulate", "training",

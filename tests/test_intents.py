@@ -17,10 +17,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_openai_backend import KEY, KEY_ENV, Server, completion, serving
 
-from userlm_synth import intents
 from userlm_synth.backends.openai_api import OpenAIBackend
 from userlm_synth.errors import UserError
-from userlm_synth.intents import (
+from userlm_synth.intents import make as intents
+from userlm_synth.intents.make import (
     ATTEMPTS,
     EXAMPLES,
     MAX_CHARACTERS,

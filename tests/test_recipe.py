@@ -79,7 +79,8 @@ def test_every_fault_is_listed_at_once_with_its_dotted_path(tmp_path: Path) -> N
     assert faults(data) == [
         "trian: unknown key; did you mean 'train'?",
         "conversations.split: unknown key; did you mean 'split_by'?",
-        f"conversations.source: {missing}: no such file (or one of the named sources: quickstart)",
+        f"conversations.source: {missing}: no such file (datasets on the Hub are "
+        "hf://datasets/ORG/NAME[@REVISION])",
         "conversations.count: 'some' is not a whole number",
         "base.model: ./nowhere: no such folder",
         "base.scratch.hiden: unknown key; did you mean 'hidden'?",

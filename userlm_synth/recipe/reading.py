@@ -1,8 +1,7 @@
-"""Recipes: frozen dataclasses read from YAML, every problem listed at once with its dotted path.
+"""Reading a recipe: YAML and overrides into dataclasses, every problem with its dotted path.
 
-A recipe names models, files and numbers, never a Python import path. A stage runs where its
-section is there. Values are coerced by the declared type, because YAML reads `3e-4` as a string
-and `no` as False; unknown keys are refused.
+Values are coerced by the declared type, because YAML reads `3e-4` as a string and `no` as False;
+unknown keys are refused.
 """
 
 from __future__ import annotations
@@ -13,179 +12,14 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from userlm_synth.errors import Problems, UserError
-from userlm_synth.records import Record, stable_hash
+from userlm_synth.recipe.sections import SOURCES, Recipe
 from userlm_synth.resources import data_folder
-
-
-@dataclass(frozen=True)
-class Conversations:
-    """Where the real conversations come from and how they are split."""
-
-    source: str = field(metadata={"path_or": ("quickstart",)})  # a JSONL file (.gz too) or a name
-    count: int = field(default=3000, metadata={"min": 10})  # of the generated quickstart source
-    split_by: str = "user"  # user, conversation, or metadata.KEY (whole groups held out)
-    train: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
-    validation: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
-    test: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
-
-
-@dataclass(frozen=True)
-class Intents:
-    """Intents for conversations that have none; given ones are kept."""
-
-    model: str = field(metadata={"spec": True})
-    concurrency: int = field(default=8, metadata={"min": 1})
-    api_key_env: str = "OPENAI_API_KEY"
-
-
-@dataclass(frozen=True)
-class Scratch:
-    """A tiny base model, trained here on the conversations as plain text: lines without roles."""
-
-    vocabulary: int = field(default=4000, metadata={"min": 300})
-    hidden: int = field(default=192, metadata={"min": 8})
-    layers: int = field(default=4, metadata={"min": 1})
-    heads: int = field(default=3, metadata={"min": 1})
-
-
-@dataclass(frozen=True)
-class Training:
-    """One run of the optimizer. Sizes are tokens; a row holds several packed conversations."""
-
-    epochs: float = field(default=1.0, metadata={"above": 0.0})
-    learning_rate: float = field(default=2e-5, metadata={"above": 0.0})
-    max_length: int = field(default=2048, metadata={"min": 32})
-    batch_tokens: int = field(default=16384, metadata={"min": 32})
-    micro_batch_tokens: int = field(default=2048, metadata={"min": 32})
-    warmup: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
-    final_learning_rate: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
-    weight_decay: float = field(default=0.0, metadata={"min": 0.0})
-    clip: float = field(default=1.0, metadata={"above": 0.0})
-    end_weight: float = field(default=1.0, metadata={"min": 0.0})
-    intent_dropout: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
-    precision: str = field(default="auto", metadata={"one_of": ("auto", "fp32", "bf16")})
-    checkpoint_minutes: float = field(default=2.0, metadata={"above": 0.0})
-
-
-@dataclass(frozen=True)
-class Base:
-    """The checkpoint to start from: a Hub id or folder, or one made from scratch."""
-
-    model: str | None = field(default=None, metadata={"spec": True})
-    scratch: Scratch | None = None
-    train: Training | None = None
-
-
-@dataclass(frozen=True)
-class Assistant:
-    """The other side: any model SPEC, or (with `train`) an assistant LM from the same base."""
-
-    model: str | None = field(default=None, metadata={"spec": True})
-    train: Training | None = None
-    temperature: float = field(default=1.0, metadata={"min": 0.0})
-    top_p: float = field(default=1.0, metadata={"above": 0.0, "max": 1.0})
-    max_tokens: int = field(default=512, metadata={"min": 1})
-    system: str | None = None  # a system prompt for the assistant
-    api_key_env: str = "OPENAI_API_KEY"
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Perplexity, leaving and first turns on held-out conversations."""
-
-    max_conversations: int | None = field(default=None, metadata={"min": 2})
-    first_turns: int = field(default=200, metadata={"min": 0})
-    temperature: float = field(default=1.0, metadata={"min": 0.0})
-    top_p: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})
-    batch_tokens: int = field(default=8192, metadata={"min": 32})
-    bootstrap: int = field(default=1000, metadata={"min": 100})
-
-
-@dataclass(frozen=True)
-class Guardrails:
-    """The paper's guardrails (App. D.1) and an empty-turn check; each regeneration is counted."""
-
-    first_token_filter: tuple[str, ...] = ()  # words that may not open a user turn
-    forbid_end_before: int = field(default=2, metadata={"min": 1})  # first turn that may be the end
-    min_words: int = field(default=1, metadata={"min": 1})
-    max_words: int | None = field(default=None, metadata={"min": 1})
-    no_repeats: bool = True  # a turn equal to an earlier one or to the intent
-    attempts: int = field(default=5, metadata={"min": 1})
-
-
-@dataclass(frozen=True)
-class Generate:
-    """Dialogues between the user LM and the assistant."""
-
-    user: str | None = field(default=None, metadata={"spec": True})  # default: the run's user LM
-    num: int | None = field(default=None, metadata={"min": 1})  # default: one an intent
-    intents: str | None = field(default=None, metadata={"path": True})  # default: the test split
-    max_turns: int = field(default=10, metadata={"min": 1})
-    temperature: float = field(default=1.0, metadata={"min": 0.0})
-    top_p: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})
-    max_tokens: int = field(default=256, metadata={"min": 1})  # in one user turn
-    concurrency: int = field(default=64, metadata={"min": 1})
-    guardrails: Guardrails = Guardrails()
-
-
-@dataclass(frozen=True)
-class Report:
-    """The diversity and naturalness report beside the held-out human conversations."""
-
-    title: str | None = None
-
-
-@dataclass(frozen=True)
-class Push:
-    """The dataset folder, as it would be published."""
-
-    pretty_name: str | None = None
-    license: str | None = None
-    validation: float = field(default=0.1, metadata={"min": 0.0, "max": 0.9})
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that one run does."""
-
-    name: str
-    seed: int = field(default=0, metadata={"min": 0})
-    conversations: Conversations | None = None
-    intents: Intents | None = None
-    base: Base | None = None
-    train: Training | None = None
-    assistant: Assistant | None = None
-    evaluate: Evaluate | None = None
-    generate: Generate | None = None
-    report: Report | None = None
-    push: Push | None = None
-
-    def as_dict(self) -> Record:
-        """Plain data, defaults filled in: what `recipe.yaml` in a run folder holds."""
-        return _plain(self)  # type: ignore[no-any-return]
-
-    @property
-    def hash(self) -> str:
-        """Hex hash of the resolved recipe; every generated row carries it."""
-        return stable_hash(self.as_dict())[:16]
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses as mappings; what is None is left out."""
-    if dataclasses.is_dataclass(value):
-        items = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {name: item for name, item in items.items() if item is not None}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-# ---- reading ---------------------------------------------------------------------------------
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -349,15 +183,26 @@ def _limit_faults(item: dataclasses.Field[Any], value: Any) -> Iterator[str]:
         yield f"{value} is not above {limits['above']}"
     if "max" in limits and value > limits["max"]:
         yield f"{value} is above {limits['max']}"
-    if "path_or" in limits and value not in limits["path_or"] and not Path(value).is_file():
-        names = ", ".join(limits["path_or"])
-        yield f"{value}: no such file (or one of the named sources: {names})"
+    if limits.get("source"):
+        yield from _source_faults(value)
     if "one_of" in limits and value not in limits["one_of"]:
         yield f"{value!r} is not one of {', '.join(limits['one_of'])}"
     if limits.get("path") and not Path(value).is_file():
         yield f"{value}: no such file"
     if limits.get("spec"):
         yield from _spec_faults(value)
+
+
+def _source_faults(source: str) -> Iterator[str]:
+    """Neither the name of a source, nor a place on the Hub, nor a file or folder that is there."""
+    if source in SOURCES or source.startswith("hf://datasets/") or Path(source).exists():
+        return
+    if "/" in source or "." in source or source.startswith("hf:"):
+        yield f"{source}: no such file (datasets on the Hub are hf://datasets/ORG/NAME[@REVISION])"
+        return
+    near = difflib.get_close_matches(source, SOURCES, 1, 0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(SOURCES)}"
+    yield f"{source}: neither a file nor a source by that name; {hint}"
 
 
 def _spec_faults(spec: str) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""What the HTML pages share: style, charts, and the care that hostile text needs."""

@@ -1,0 +1,46 @@
+"""Recipes: frozen dataclasses read from YAML, every problem listed at once with its dotted path."""
+
+from userlm_synth.recipe.reading import build_recipe, find_recipe, load_recipe, shipped_recipes
+from userlm_synth.recipe.sections import (
+    FORMATS,
+    SOURCES,
+    Assistant,
+    Base,
+    Clean,
+    Columns,
+    Conversations,
+    Dedup,
+    Evaluate,
+    Generate,
+    Guardrails,
+    Intents,
+    Push,
+    Recipe,
+    Report,
+    Scratch,
+    Training,
+)
+
+__all__ = [
+    "FORMATS",
+    "SOURCES",
+    "Assistant",
+    "Base",
+    "Clean",
+    "Columns",
+    "Conversations",
+    "Dedup",
+    "Evaluate",
+    "Generate",
+    "Guardrails",
+    "Intents",
+    "Push",
+    "Recipe",
+    "Report",
+    "Scratch",
+    "Training",
+    "build_recipe",
+    "find_recipe",
+    "load_recipe",
+    "shipped_recipes",
+]

@@ -1,0 +1,242 @@
+"""The sections of a recipe, as frozen dataclasses: names, defaults and limits of every setting.
+
+A recipe names models, files and numbers, never a Python import path. A stage runs where its
+section is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from userlm_synth.records import Record, stable_hash
+
+#: Sources by name: generated ones, and datasets on the Hub. Others are files, folders, hf://...
+SOURCES = ("quickstart", "wildchat", "lmsys", "prism", "oasst", "sharegpt", "hh-rlhf")
+FORMATS = (
+    "auto", "messages", "wildchat", "lmsys", "prism", "oasst", "sharegpt", "hh-rlhf", "chatgpt",
+    "columns",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where the parts of a conversation are in a table of one's own; a.b reaches inside a value."""
+
+    messages: str | None = None  # a list of turns, or such a list as JSON text
+    role: str = "role"  # in a turn: who speaks
+    content: str = "content"  # in a turn: the text
+    user: tuple[str, ...] = ("user", "human", "prompter")  # what the user's role is called
+    assistant: tuple[str, ...] = ("assistant", "gpt", "bot", "model")
+    prompt: str | None = None  # instead of messages: one exchange a row, in two columns
+    response: str | None = None
+    id: str | None = None
+    user_id: str | None = None
+    language: str | None = None
+    country: str | None = None
+    intent: str | None = None
+    persona: str | None = None
+
+
+@dataclass(frozen=True)
+class Clean:
+    """What is dropped or mended before anything else; each reason is counted."""
+
+    languages: tuple[str, ...] = ()  # BCP 47 codes to keep (en, pt); empty: all, none detected
+    drop_toxic: bool = True  # where the source says so
+    drop_redacted: bool = True
+    min_user_turns: int = field(default=1, metadata={"min": 1})
+    max_turns: int = field(default=200, metadata={"min": 2})  # of both sides
+    min_characters: int = field(default=1, metadata={"min": 1})  # of the first user turn
+    max_characters: int = field(default=100_000, metadata={"min": 1})  # of any one turn
+    exclude_ids: str | None = field(default=None, metadata={"path": True})  # ids, one a line
+
+
+@dataclass(frozen=True)
+class Dedup:
+    """Copies: exact ones, prompt templates (n-grams that recur in first turns), near ones."""
+
+    exact: bool = True
+    ngram: int = field(default=7, metadata={"min": 2})  # words; the paper counts 7-grams
+    min_copies: int = field(default=20, metadata={"min": 2})  # of an n-gram, to be a template's
+    cap: int = field(default=1, metadata={"min": 0})  # conversations that a template may keep
+    near: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})  # Jaccard; 1: none
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Where the real conversations come from, how they are cleaned, and how they are split."""
+
+    source: str = field(metadata={"source": True})  # a name, a file, a folder, hf://datasets/...
+    format: str = field(default="auto", metadata={"one_of": FORMATS})  # of a file's rows
+    columns: Columns | None = None  # of rows in a form of one's own
+    hub_config: str | None = None  # of a dataset on the Hub
+    hub_split: str = "train"
+    paths: str = field(default="all", metadata={"one_of": ("all", "best")})  # of message trees
+    license: str | None = None  # of the source, for the data card (default: the known one's)
+    limit: int | None = field(default=None, metadata={"min": 1})  # rows to read
+    count: int = field(default=3000, metadata={"min": 10})  # of the generated quickstart source
+    on_error: str = field(default="stop", metadata={"one_of": ("stop", "reject")})
+    clean: Clean | None = Clean()
+    redact: bool = False  # e-mail addresses, phone numbers, keys, ... become placeholders
+    dedup: Dedup | None = Dedup()
+    keep_dropped: bool = False  # what is dropped goes to dropped.jsonl, with its reason
+    split_by: str = "user"  # user, conversation, or metadata.KEY (whole groups held out)
+    train: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
+    validation: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
+    test: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
+    workers: int | None = field(default=None, metadata={"min": 1})  # default: one a core
+
+
+@dataclass(frozen=True)
+class Intents:
+    """Intents for conversations that have none; given ones are kept."""
+
+    model: str = field(metadata={"spec": True})
+    concurrency: int = field(default=8, metadata={"min": 1})
+    api_key_env: str = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A tiny base model, trained here on the conversations as plain text: lines without roles."""
+
+    vocabulary: int = field(default=4000, metadata={"min": 300})
+    hidden: int = field(default=192, metadata={"min": 8})
+    layers: int = field(default=4, metadata={"min": 1})
+    heads: int = field(default=3, metadata={"min": 1})
+
+
+@dataclass(frozen=True)
+class Training:
+    """One run of the optimizer. Sizes are tokens; a row holds several packed conversations."""
+
+    epochs: float = field(default=1.0, metadata={"above": 0.0})
+    learning_rate: float = field(default=2e-5, metadata={"above": 0.0})
+    max_length: int = field(default=2048, metadata={"min": 32})
+    batch_tokens: int = field(default=16384, metadata={"min": 32})
+    micro_batch_tokens: int = field(default=2048, metadata={"min": 32})
+    warmup: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
+    final_learning_rate: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
+    weight_decay: float = field(default=0.0, metadata={"min": 0.0})
+    clip: float = field(default=1.0, metadata={"above": 0.0})
+    end_weight: float = field(default=1.0, metadata={"min": 0.0})
+    intent_dropout: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    precision: str = field(default="auto", metadata={"one_of": ("auto", "fp32", "bf16")})
+    checkpoint_minutes: float = field(default=2.0, metadata={"above": 0.0})
+
+
+@dataclass(frozen=True)
+class Base:
+    """The checkpoint to start from: a Hub id or folder, or one made from scratch."""
+
+    model: str | None = field(default=None, metadata={"spec": True})
+    scratch: Scratch | None = None
+    train: Training | None = None
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """The other side: any model SPEC, or (with `train`) an assistant LM from the same base."""
+
+    model: str | None = field(default=None, metadata={"spec": True})
+    train: Training | None = None
+    temperature: float = field(default=1.0, metadata={"min": 0.0})
+    top_p: float = field(default=1.0, metadata={"above": 0.0, "max": 1.0})
+    max_tokens: int = field(default=512, metadata={"min": 1})
+    system: str | None = None  # a system prompt for the assistant
+    api_key_env: str = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Perplexity, leaving and first turns on held-out conversations."""
+
+    max_conversations: int | None = field(default=None, metadata={"min": 2})
+    first_turns: int = field(default=200, metadata={"min": 0})
+    temperature: float = field(default=1.0, metadata={"min": 0.0})
+    top_p: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})
+    batch_tokens: int = field(default=8192, metadata={"min": 32})
+    bootstrap: int = field(default=1000, metadata={"min": 100})
+
+
+@dataclass(frozen=True)
+class Guardrails:
+    """The paper's guardrails (App. D.1) and an empty-turn check; each regeneration is counted."""
+
+    first_token_filter: tuple[str, ...] = ()  # words that may not open a user turn
+    forbid_end_before: int = field(default=2, metadata={"min": 1})  # first turn that may be the end
+    min_words: int = field(default=1, metadata={"min": 1})
+    max_words: int | None = field(default=None, metadata={"min": 1})
+    no_repeats: bool = True  # a turn equal to an earlier one or to the intent
+    attempts: int = field(default=5, metadata={"min": 1})
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Dialogues between the user LM and the assistant."""
+
+    user: str | None = field(default=None, metadata={"spec": True})  # default: the run's user LM
+    num: int | None = field(default=None, metadata={"min": 1})  # default: one an intent
+    intents: str | None = field(default=None, metadata={"path": True})  # default: the test split
+    max_turns: int = field(default=10, metadata={"min": 1})
+    temperature: float = field(default=1.0, metadata={"min": 0.0})
+    top_p: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})
+    max_tokens: int = field(default=256, metadata={"min": 1})  # in one user turn
+    concurrency: int = field(default=64, metadata={"min": 1})
+    guardrails: Guardrails = Guardrails()
+
+
+@dataclass(frozen=True)
+class Report:
+    """The diversity and naturalness report beside the held-out human conversations."""
+
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Push:
+    """The dataset folder, as it would be published."""
+
+    pretty_name: str | None = None
+    license: str | None = None
+    validation: float = field(default=0.1, metadata={"min": 0.0, "max": 0.9})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that one run does."""
+
+    name: str
+    seed: int = field(default=0, metadata={"min": 0})
+    conversations: Conversations | None = None
+    intents: Intents | None = None
+    base: Base | None = None
+    train: Training | None = None
+    assistant: Assistant | None = None
+    evaluate: Evaluate | None = None
+    generate: Generate | None = None
+    report: Report | None = None
+    push: Push | None = None
+
+    def as_dict(self) -> Record:
+        """Plain data, defaults filled in: what `recipe.yaml` in a run folder holds."""
+        return _plain(self)  # type: ignore[no-any-return]
+
+    @property
+    def hash(self) -> str:
+        """Hex hash of the resolved recipe; every generated row carries it."""
+        return stable_hash(self.as_dict())[:16]
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as mappings; what is None is left out, where None is the default."""
+    if dataclasses.is_dataclass(value):
+        items = {f: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: item
+            for f, item in items.items()
+            if item is not None or f.default not in (None, dataclasses.MISSING)
+        }
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
