@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html.parser
 import json
 import random
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from browser import HOSTILE, OVERRIDE, Page, look
 
 from userlm_synth.errors import UserError
+from userlm_synth.pages import number, signed
 from userlm_synth.reporting import make_report, render_page, write_report
 from userlm_synth.reporting.charts import columns, strip
-from userlm_synth.reporting.page import number, signed
 from userlm_synth.resources import data_folder
 
 Record = dict[str, Any]
-HOSTILE = "</script><img src=x onerror=alert(1)>"
-OVERRIDE = "\u202e" + HOSTILE
 PHRASE = "how do i fix my old bike chain when it rains please and what oil would you take now"
 WORDS = PHRASE.split()
 
@@ -199,28 +192,6 @@ def test_out_that_is_a_file_is_a_user_error(tmp_path: Path) -> None:
         write_report(machines(2), [], people(4), tmp_path / "out", title="T")
 
 
-class Page(html.parser.HTMLParser):
-    """What a browser would see: elements, their attributes, and the text outside of code."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.code: dict[str, list[str]] = {"style": [], "script": []}
-        self.inside = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.inside = tag if tag in self.code else ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = ""
-
-    def handle_data(self, data: str) -> None:
-        (self.code[self.inside] if self.inside else self.texts).append(data)
-
-
 def hostile_dialogues() -> list[Record]:
     dialogues = machines(8)
     first = dialogues[0]
@@ -241,12 +212,8 @@ def hostile_report(out: Path) -> str:
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
     page = Page(hostile_report(tmp_path))
-    tags = [tag for tag, _ in page.tags]
-    assert "img" not in tags
-    assert tags.count("script") == tags.count("style") == 1
-    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
-    assert not [tag for tag, attributes in page.tags if "style" in attributes]
-    text = "".join(page.texts)
+    page.assert_inert()
+    text = page.text
     assert OVERRIDE in text
     assert "A" * 100_000 in text
     assert "bell \u2407, nul \u2400, half ?" in text
@@ -254,29 +221,15 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 
 def test_policy_allows_the_one_style_and_the_one_script_only(tmp_path: Path) -> None:
-    text = hostile_report(tmp_path)
-    page = Page(text)
-    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
-    assert policy is not None
-    rules = dict(rule.split(" ", 1) for rule in policy[1].split("; "))
-    assert rules["default-src"] == "'none'"
-    assert "unsafe" not in policy[1]
-    for kind in ("style", "script"):
-        digest = hashlib.sha256("".join(page.code[kind]).encode()).digest()
-        assert rules[f"{kind}-src"] == f"'sha256-{base64.b64encode(digest).decode()}'"
-    targets = [
-        value
-        for _, attributes in page.tags
-        for key in ("src", "href")
-        if (value := attributes.get(key))
-    ]
-    assert targets == ["report.json"]
+    page = Page(hostile_report(tmp_path))
+    page.assert_policy(("style", "script"))
+    assert page.targets == ["report.json"]
 
 
 def test_page_shows_twenty_dialogues_drawn_by_seed(report: Record) -> None:
     made = machines(40)
     page = Page(render_page(report, made, seed=1))
-    assert len([1 for tag, _ in page.tags if tag == "details"]) == 20
+    assert page.names.count("details") == 20
     assert render_page(report, made, seed=1) != render_page(report, made, seed=2)
 
 
@@ -297,49 +250,17 @@ def test_charts_stay_inside_their_frame() -> None:
     assert flat["rows"][0]["value"] == flat["band"]["x"] == 8
 
 
-HARNESS = """<!doctype html><iframe id="page" src="index.html"></iframe><pre id="out"></pre><script>
-const frame = document.getElementById("page"), found = {};
-frame.style = "border:0;height:900px";
-frame.onload = () => {
-  const inner = frame.contentDocument, root = inner.documentElement;
-  inner.getElementById("all").click();
-  for (const width of [320, 380, 1440]) {
-    frame.style.width = width + "px";
-    found[width] = root.scrollWidth - root.clientWidth;
-  }
-  const box = inner.getElementById("intent");
-  box.value = "ONERROR";
-  box.dispatchEvent(new Event("input", {bubbles: true}));
-  found.open = inner.querySelectorAll("details[open]").length;
-  found.shown = inner.querySelectorAll("details:not([hidden])").length;
-  found.images = inner.images.length;
-  document.getElementById("out").textContent = "found " + JSON.stringify(found) + " end";
-};
-</script>"""
-
-
 @pytest.mark.slow
 def test_page_fits_its_window_and_filters_in_a_browser(tmp_path: Path) -> None:
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("needs the program `chromium` on PATH")
     hostile_report(tmp_path)
-    (tmp_path / "harness.html").write_text(HARNESS, "utf-8")
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
-    quiet = "--disable-background-networking --disable-component-update --enable-logging=stderr"
-    done = subprocess.run(
-        [
-            *(browser, *flags.split(), *quiet.split(), "--allow-file-access-from-files"),
-            *("--dump-dom", f"--user-data-dir={tmp_path / 'profile'}"),
-            (tmp_path / "harness.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    found = re.search(r"found (\{.*?\}) end</pre>", done.stdout)
-    assert found is not None, done.stderr[-2000:]
-    expected = {"320": 0, "380": 0, "1440": 0, "open": 8, "shown": 1, "images": 0}
-    assert json.loads(found[1]) == expected
-    assert "Content Security Policy" not in done.stderr
+    after = """
+      const box = inner.getElementById("intent");
+      box.value = "ONERROR";
+      box.dispatchEvent(new Event("input", {bubbles: true}));
+      found.open = inner.querySelectorAll("details[open]").length;
+      found.shown = inner.querySelectorAll("details:not([hidden])").length;
+      found.images = inner.images.length;
+    """
+    found, logged = look(tmp_path, 'inner.getElementById("all").click();', after)
+    assert found == {"320": 0, "380": 0, "1440": 0, "open": 8, "shown": 1, "images": 0}
+    assert "CONSOLE" not in logged, logged

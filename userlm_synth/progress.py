@@ -25,9 +25,9 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts `total` units of one stage; use as a context manager and call `step`."""
+    """Counts units of one stage, `total` where known; a context manager: `step`, or `reach`."""
 
-    def __init__(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+    def __init__(self, stage: str, total: int | None, unit: str, done: int = 0) -> None:
         self.stage, self.total, self.unit = stage, total, unit
         self.done = self.first = done
         self.note = ""
@@ -51,14 +51,19 @@ class Progress:
             self.shown = now
             self._show()
 
+    def reach(self, done: int, note: str = "") -> None:
+        """As many units are done in all."""
+        self.step(done - self.done, note)
+
     def _show(self, final: bool = False) -> None:
         elapsed = max(time.monotonic() - self.started, 1e-6)
         rate = (self.done - self.first) / elapsed
         figure = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-        text = f"  {self.stage}: {self.done:,}/{self.total:,} {self.unit}, {figure}/s"
+        whole = "" if self.total is None else f"/{self.total:,}"
+        text = f"  {self.stage}: {self.done:,}{whole} {self.unit}, {figure}/s"
         if final:
             text += f", took {duration(elapsed)}"
-        elif rate > 0:
+        elif rate > 0 and self.total is not None:
             text += f", {duration((self.total - self.done) / rate)} left"
         if self.note:
             text += f", {self.note}"

@@ -96,6 +96,11 @@ def record_problems(record: Any, schema: str) -> list[str]:
     return found or [f"{path}: {what}" for path, what in rule_problems(record)]
 
 
+def has_form(record: Any, schema: str) -> bool:
+    """The quick half of `record_problems`: schema and rules, without a look at the text."""
+    return _fast_validator(schema).is_valid(record) and not any(rule_problems(record))
+
+
 def _leaves(error: Any) -> Iterator[Any]:
     """What is really wrong under an `anyOf` whose other branch is null."""
     inner = [one for one in error.context or () if one.validator_value != "null"]
@@ -171,6 +176,7 @@ def check(record: Record, schema: str, where: str) -> Record:
 def guess_schema(record: Any, name: str = "") -> str:
     """Which schema a record is meant for, from its file's name and its keys."""
     by_name = {
+        "card.json": "card",
         "manifest.json": "manifest",
         "evaluation.json": "evaluation",
         "report.json": "report",
@@ -346,6 +352,15 @@ def write_bytes(path: Path, chunks: Iterable[bytes]) -> None:
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """A folder for output, with its parents; a file in its place is a `UserError`."""
+    with explain_disk_full(path):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{path}: is a file; name a folder with --out") from None
 
 
 def sha256_file(path: Path) -> str:

@@ -7,20 +7,20 @@ interrupted run continues, and a changed recipe redoes just what depends on the 
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from userlm_synth import __version__
-from userlm_synth.errors import UserError, explain_disk_full
+from userlm_synth.errors import UserError
+from userlm_synth.locks import locked
 from userlm_synth.progress import duration, say
 from userlm_synth.recipe import Recipe
 from userlm_synth.records import (
     Record,
+    make_folder,
     parse_json,
     sha256_file,
     stable_hash,
@@ -55,7 +55,9 @@ class RunFolder:
     def execute(self, stages: list[Stage]) -> None:
         """Do what is not done yet, in order."""
         self._refuse_other_files()
-        with _locked(self.out):
+        make_folder(self.out)
+        busy = f"{self.out}: another run is at work in this folder; wait for it"
+        with locked(self.out, busy):
             self._open()
             prints: dict[str, str] = {}
             redone: list[str] = []
@@ -142,20 +144,3 @@ class RunFolder:
             "summary": summary,
         }
         self._save()
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    with explain_disk_full(out):
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise UserError(f"{out}: is a file; name a folder with --out") from None
-        lock = (out / ".lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"{out}: another run is at work in this folder; wait for it") from None
-    finally:
-        lock.close()

@@ -1,133 +1,136 @@
 """Chats in, clean conversations out: one record form, split so that no user is in two splits.
 
-    userlm-synth prepare --source chats.jsonl.gz --out DIR
+    userlm-synth prepare --source wildchat --out DIR
 
-The split of a conversation depends on a keyed hash of its user (or of itself, or of a metadata
-field) alone, so it stays the same when data is added.
+Three passes. (1) Blocks of the source become shards in `DIR/.work`, in all processes: cleaned
+lines and arrays of hashes. (2) The arrays say which conversations are copies. (3) The lines that
+stay are copied, in the order of the source, to `train/validation/test.jsonl`, and a data card
+tells how many went, where and why. A shard that is there is not made again, and everything else
+follows from the shards: a run that was interrupted ends with the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from userlm_synth.errors import Problems, UserError
+import numpy as np
+
+from userlm_synth._version import __version__
+from userlm_synth.conversations.choose import TAKEN, Choice, check_ids, drop_copies
+from userlm_synth.conversations.output import write_out
+from userlm_synth.conversations.shards import Job, Places, Shard
+from userlm_synth.conversations.sources import Block, open_source
+from userlm_synth.conversations.sources.files import Numbered
+from userlm_synth.conversations.workers import SHOWN, make_shards, stopped
+from userlm_synth.errors import UserError
+from userlm_synth.locks import locked
 from userlm_synth.progress import say
-from userlm_synth.records import Record, read_lines, record_problems, write_records
+from userlm_synth.recipe import Conversations
+from userlm_synth.records import Record, make_folder, sha256_file, stable_hash, write_bytes
 
-if TYPE_CHECKING:
-    from userlm_synth.recipe import Conversations
-
-SPLITS = ("train", "validation", "test")
-KNOWN = ("id", "source", "user_id", "language", "intent", "persona", "messages", "metadata")
+FORMAT = 1  # of the shards; another one is not continued
 
 
-def load_source(settings: Conversations, seed: int) -> list[Record]:
-    """Every conversation of a source, in the record form, all faults listed at once."""
-    if settings.source == "quickstart":
+class Source(Protocol):
+    """What is asked of a source, whether of files, of the Hub, or generated."""
+
+    @property
+    def total_bytes(self) -> int | None: ...
+    def blocks(self, start: int = 0) -> Iterator[Block]: ...
+    def form(self, row: Record) -> str: ...
+    def describe(self) -> Record: ...
+    def identity(self) -> list[Any]: ...
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The embedded corpus as a source."""
+
+    count: int
+    seed: int
+    total_bytes: int = 0
+
+    def blocks(self, start: int = 0) -> Iterator[Block]:
+        """All conversations, at once."""
         from userlm_synth.world import make_conversations
 
-        return make_conversations(settings.count, seed)
-    return list(read_chats(Path(settings.source)))
+        if start == 0:
+            records = make_conversations(self.count, self.seed)
+            yield Block(0, "quickstart", 1, 0, Numbered(list(enumerate(records, 1))))
 
+    def form(self, row: Record) -> str:
+        """Rows are records already."""
+        return "messages"
 
-def read_chats(path: Path) -> Iterator[Record]:
-    """Conversations of a JSONL file (.gz too) with at least `messages` on each line.
+    def describe(self) -> Record:
+        """For the data card."""
+        where = f"generated: {self.count} conversations of seed {self.seed}"
+        return {
+            "name": "quickstart", "where": where, "revision": __version__,
+            "license": "apache-2.0", "format": "messages",
+        }  # fmt: skip
 
-    Missing fields are filled in (the id from the line number), unknown ones move to `metadata`.
-    """
-    problems: list[str] = []
-    seen: dict[str, int] = {}
-    count = 0
-    for line, raw in read_lines(path):
-        count += 1
-        record = _as_conversation(raw, path, line)
-        found = record_problems(record, "conversation")
-        if not found and record["id"] in seen:
-            found = [f"id: {record['id']!r} is on line {seen[record['id']]} too"]
-        if found:
-            problems += [f"{path}:{line}: {problem}" for problem in found]
-            continue
-        seen[record["id"]] = line
-        if not problems:
-            yield record
-    if problems:
-        raise Problems(problems)
-    if not count:
-        raise UserError(
-            f"{path}: is empty; it needs at least one conversation, a JSON object a line"
-        )
-
-
-def _as_conversation(raw: object, path: Path, line: int) -> Record:
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}:{line}: (record): is a JSON object, not {type(raw).__name__}")
-    extra = {key: value for key, value in raw.items() if key not in KNOWN}
-    given = raw.get("metadata")
-    return {
-        "id": str(raw.get("id") or f"{path.name.split('.')[0]}-{line:07d}"),
-        "source": raw.get("source") or path.name,
-        "user_id": raw.get("user_id"),
-        "language": raw.get("language"),
-        "intent": raw.get("intent"),
-        "persona": raw.get("persona"),
-        "messages": raw.get("messages", []),
-        "metadata": {**extra, **given} if isinstance(given, dict) else given or extra,
-    }
-
-
-def group_of(record: Record, split_by: str) -> str:
-    """What is never divided between splits: the user, the conversation, or a metadata value."""
-    if split_by == "user":
-        user = record["user_id"]
-        return f"user {user}" if user else f"conversation {record['id']}"
-    if split_by == "conversation":
-        return f"conversation {record['id']}"
-    key = split_by.removeprefix("metadata.")
-    if key not in record["metadata"]:
-        raise UserError(
-            f"conversations.split_by: conversation {record['id']} has no metadata.{key}; "
-            f"it has: {', '.join(sorted(record['metadata'])) or 'none'}"
-        )
-    return f"{key} {record['metadata'][key]}"
-
-
-def split_of(group: str, shares: tuple[float, float, float], seed: int) -> str:
-    """The split of a group: a hash keyed by the seed, as a number in [0, 1), against the shares."""
-    digest = hashlib.blake2b(group.encode(), key=f"split {seed}".encode(), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64
-    if place < shares[0]:
-        return "train"
-    return "validation" if place < shares[0] + shares[1] else "test"
-
-
-def split(records: list[Record], settings: Conversations, seed: int) -> dict[str, list[Record]]:
-    """Train, validation and test; a split that was asked for and stayed empty is an error."""
-    shares = (settings.train, settings.validation, settings.test)
-    parts: dict[str, list[Record]] = {name: [] for name in SPLITS}
-    for record in records:
-        parts[split_of(group_of(record, settings.split_by), shares, seed)].append(record)
-    for name, share in zip(SPLITS, shares, strict=True):
-        if share > 0 and not parts[name]:
-            raise UserError(
-                f"conversations.{name}: no conversation fell into this split ({len(records)} in "
-                f"all, split by {settings.split_by}); give it a larger share, or change the seed"
-            )
-    return parts
+    def identity(self) -> list[Any]:
+        """What the text follows from."""
+        return [__version__, self.count, self.seed]
 
 
 def prepare(settings: Conversations, out: Path, seed: int) -> Record:
-    """Write `train/validation/test.jsonl` into `out`; returns counts."""
-    records = load_source(settings, seed)
-    parts = split(records, settings, seed)
-    for name, part in parts.items():
-        write_records(out / f"{name}.jsonl", part, "conversation")
-    with_intent = sum(record["intent"] is not None for record in records)
-    counts = {name: len(part) for name, part in parts.items()}
-    say(
-        f"  {len(records):,} conversations ({with_intent:,} with an intent): "
-        + ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    """Write the splits and the data card into `out`; returns counts."""
+    source: Source
+    if settings.source == "quickstart":
+        source = Generated(settings.count, seed)
+    else:
+        source = open_source(settings)
+    make_folder(out)
+    with locked(out, f"{out}: another run is at work in this folder; wait for it"):
+        job = Job(settings, source, seed, _work_folder(settings, source, seed, out))
+        shards, summary = make_shards(job, source)
+        if not summary.drafts and not summary.rejected:
+            raise UserError(f"{settings.source}: is empty; it needs at least one conversation")
+        choice = check_ids(shards)
+        _refuse_taken(settings, shards, choice)
+        if settings.dedup:
+            say("  looking for copies ...")
+            drop_copies(shards, choice, settings.dedup)
+        counts = write_out(job, source.describe(), shards, summary, choice, out)
+        (job.folder / "key").unlink()  # first: half a folder is not to be continued
+        shutil.rmtree(job.folder)
+    return counts
+
+
+def _work_folder(settings: Conversations, source: Source, seed: int, out: Path) -> Path:
+    """`out/.work`, emptied where it belongs to other settings or another state of the source."""
+    lasting = dataclasses.asdict(settings)
+    for name in ("workers", "on_error", "license"):  # no shard depends on these
+        lasting.pop(name)
+    excluded = settings.clean and settings.clean.exclude_ids
+    ids = sha256_file(Path(excluded)) if excluded else None
+    key = stable_hash(FORMAT, __version__, lasting, ids, seed, source.identity())
+    folder = out / ".work"
+    mark = folder / "key"
+    if not mark.is_file() or mark.read_text() != key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        write_bytes(mark, [key.encode()])
+    return folder
+
+
+def _refuse_taken(settings: Conversations, shards: list[Shard], choice: Choice) -> None:
+    """Ids that stand for two different conversations, where such faults stop the run."""
+    taken = np.flatnonzero(choice.why == TAKEN)
+    if settings.on_error == "reject" or not len(taken):
+        return
+    places = Places(shards)
+    raise stopped(
+        [
+            f"{places.where(row)}: id: {places.record(row)['id']!r} is another conversation's too, "
+            f"at {places.where(choice.first[row])}"
+            for row in taken[: SHOWN + 1].tolist()
+        ]
     )
-    return {**counts, "with_intent": with_intent}

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from userlm_synth.pages import shares
+
 WIDTH, HEIGHT = 380, 220  # of a column chart, in SVG units (about one CSS pixel)
 LEFT, RIGHT, TOP, BOTTOM = 38, 4, 10, 40  # room for the axis labels
 ROW = 30  # height of one bar of a bar chart
 STRIP_WIDTH, STRIP_PAD = 180, 8  # of the small interval chart in a table row
-
-
-def shares(counts: list[int]) -> list[float]:
-    """Counts as percent of their sum; all 0 where there is nothing."""
-    total = sum(counts)
-    return [100 * count / total if total else 0.0 for count in counts]
 
 
 def ticks(highest: float) -> list[int]:

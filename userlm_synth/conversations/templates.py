@@ -1,0 +1,295 @@
+"""Prompt templates: openings that share word n-grams, and most of their words, with many others.
+
+The paper's authors counted 7-grams in first user turns, read the frequent ones and removed their
+copies (App. A). Here the reading is done by rules. An n-gram is frequent when `min_copies`
+openings have it. N-grams that follow each other in most of their openings form one group, and
+each opening belongs to the group of which it has most. An opening is a copy of the group's
+template when half of its words, and `COMMON` of them, are words that half of the group has: a
+phrase that many people use ("can you give me a list of") gives no more words than its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from userlm_synth.conversations.openings import GRAM, Array, Openings, ngrams
+
+TOGETHER = 1 / 3  # of the more frequent n-gram's openings have the other one next to it
+SHARED = 0.5  # of a group's openings have a word that is the template's
+COPIED = 0.5  # of an opening's distinct words are the template's
+COMMON = 9  # number x share of these words, at least: 9 of 9, 13 of 18, 18 of 36
+STRAY = 0.7  # COPIED of an opening without any frequent n-gram
+TELLING = 3  # groups, at most, have a word in common that tells which template a copy is of
+HALF = np.uint64(32)
+BUCKETS = 26  # bits of the first, rough count, at most
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+#: openings, and their rows in the whole
+Batch = tuple[Openings, Array]
+Batches = Callable[[], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class Templates:
+    """`of[i]`: the template of row i, or -1. Template 0 has the most copies."""
+
+    of: Array  # int64
+    grams: Array  # uint64, sorted: the frequent n-grams
+    owner: Array  # int64: the template of each of them, or -1
+
+    @property
+    def count(self) -> int:
+        """How many templates there are."""
+        return int(self.of.max(initial=-1)) + 1
+
+
+def find_templates(batches: Batches, rows: int, *, ngram: int, min_copies: int) -> Templates:
+    """The templates of `rows` openings, which `batches()` gives again and again in one order.
+
+    Memory: 4 * 2**BUCKETS bytes, 8 bytes for each occurrence of a frequent n-gram, and 4 bytes
+    for each word of an opening that has one.
+    """
+    grams = _frequent(batches, rows, ngram, min_copies)
+
+    def known(batch: Batch) -> tuple[Array, Array, Array, tuple[Array, Array]]:
+        openings, numbers = batch
+        hashes, starts = ngrams(openings, ngram)
+        places = _known(hashes, grams)
+        where = np.flatnonzero(places >= 0)
+        ids, inside = places[where], np.searchsorted(starts, where, "right") - 1
+        beside = inside[1:] == inside[:-1]
+        links = _pairs(ids[:-1][beside], ids[1:][beside])
+        return numbers, inside.astype(np.uint32), ids.astype(np.uint32), links
+
+    found, links = [], []
+    for *occurrences, pairs in in_order(known, batches()):
+        found.append(occurrences)
+        links.append(pairs)
+    part = _parts(len(grams), links)
+    group = np.full(rows, -1, np.int64)
+    for numbers, inside, ids in found:
+        row, best = _most_frequent(inside, part[ids])
+        group[numbers[row]] = best
+    size = np.bincount(group[group >= 0], minlength=len(grams))
+    common = _common_words(batches, group, size)
+    of = np.full(rows, -1, np.int64)
+    for strays in (False, True):  # first, fragments of a template fall to the largest of them
+        common = common[size[_upper(common)] >= min_copies]
+        tried = partial(_copies, common=common, size=size, with_strays=strays)
+        work = (
+            (openings, inside, part[ids])
+            for (openings, _), (_, inside, ids) in zip(batches(), found, strict=True)
+        )
+        for (numbers, *_), best in zip(found, in_order(tried, work), strict=True):
+            of[numbers] = best
+        size = np.bincount(of[of >= 0], minlength=len(grams))
+    return _numbered(of, grams, part, min_copies)
+
+
+def _common_words(batches: Batches, group: Array, size: Array) -> Array:
+    """The words that `SHARED` of a group's rows have: sorted, group and word as one number."""
+    keys = [np.zeros(0, np.uint64)]
+    for openings, numbers in batches():
+        of = group[numbers]
+        members = np.flatnonzero(of >= 0)
+        words, inside = _distinct_words(openings.chosen(members))
+        keys.append(_joined(of[members][inside], words))
+    key, times = np.unique(np.concatenate(keys), return_counts=True)
+    return key[times >= SHARED * size[_upper(key)]]
+
+
+def _copies(
+    work: tuple[Openings, Array, Array], *, common: Array, size: Array, with_strays: bool
+) -> Array:
+    """The largest group of whose common words an opening is mostly made, or -1.
+
+    `work`: openings; some of them; and a group of which each of these has an n-gram. A stray
+    without any (a short copy, changed) is tried with the group of whose telling words it has most.
+    """
+    openings, having, group = work
+    stray = np.full(len(openings), with_strays)
+    stray[having] = False
+    strays = np.flatnonzero(stray)
+    others = openings.chosen(strays)
+    owner, place = _owners(others.words >> HALF, common)
+    row, best = _most_frequent(strays[others.inside[place]], owner)
+    pair = _distinct(_joined(np.concatenate([having, row]), np.concatenate([group, best])))
+    one, candidate = _upper(pair), _lower(pair).astype(np.int64)
+    # every distinct word of an opening against every group that it may belong to
+    tried = _distinct(one)
+    words, inside = _distinct_words(openings.chosen(tried))
+    number = np.bincount(inside, minlength=len(tried))
+    first = np.cumsum(number) - number
+    at = np.searchsorted(tried, one)
+    number, first = number[at], first[at]
+    which = np.repeat(np.arange(len(pair)), number)
+    word = words[np.arange(len(which)) + np.repeat(first - np.cumsum(number) + number, number)]
+    shared = _known(_joined(candidate[which], word), common) >= 0
+    share = np.bincount(which, shared, len(pair))
+    least = np.where(stray[one], STRAY, COPIED) * number
+    fits = np.flatnonzero((share >= least) & (share * share >= COMMON * number))
+    of = np.full(len(openings), -1, np.int64)
+    fits = fits[np.lexsort((-candidate[fits], size[candidate[fits]]))]
+    of[one[fits]] = candidate[fits]  # of several the last one stays: the largest
+    return of
+
+
+def _owners(words: Array, common: Array) -> tuple[Array, Array]:
+    """(a group that has the word in common, place in `words`), for every telling word."""
+    order = np.argsort(_lower(common), kind="stable")
+    word = _lower(common)[order]
+    start = np.searchsorted(word, words)
+    number = np.searchsorted(word, words, "right") - start
+    number[number > TELLING] = 0
+    at = np.repeat(np.arange(len(words)), number)
+    rank = np.arange(len(at)) - np.repeat(np.cumsum(number) - number, number)
+    return _upper(common)[order[start[at] + rank]], at
+
+
+def _distinct_words(openings: Openings) -> tuple[Array, Array]:
+    """(32 bits of a word's hash, its opening) of the distinct words of each opening, in order."""
+    key = _distinct(_joined(openings.inside, openings.words >> HALF))
+    return _lower(key), _upper(key)
+
+
+def _distinct(values: Array) -> Array:
+    """Sorted, each once (numpy's `unique` hashes, which is slower here)."""
+    values = np.sort(values)
+    first = np.ones(len(values), bool)
+    first[1:] = values[1:] != values[:-1]
+    return values[first]
+
+
+def _joined(upper: Array, lower: Array) -> Array:
+    """Two numbers below 2**32 as one uint64."""
+    return upper.astype(np.uint64) << HALF | lower.astype(np.uint64)
+
+
+def _upper(key: Array) -> Array:
+    return (key >> HALF).astype(np.int64)
+
+
+def _lower(key: Array) -> Array:
+    return key & np.uint64(2**32 - 1)
+
+
+def _frequent(batches: Batches, rows: int, ngram: int, min_copies: int) -> Array:
+    """Sorted hashes of the n-grams that at least `min_copies` openings have.
+
+    A rough count by hash bucket goes first, so that the many rare ones are never held at once.
+    """
+    bits = min(max(16, (64 * rows).bit_length()), BUCKETS)
+    shift = np.uint64(GRAM - bits)
+    rough = np.zeros(1 << bits, np.uint32)
+    for openings, _ in batches():
+        np.add.at(rough, ngrams(openings, ngram)[0] >> shift, np.uint32(1))
+
+    def often(batch: Batch) -> Array:
+        hashes, starts = ngrams(batch[0], ngram)
+        some = np.flatnonzero(rough[hashes >> shift] >= min_copies)
+        inside = np.searchsorted(starts, some, "right") - 1
+        key = inside.astype(np.uint64) << np.uint64(GRAM) | hashes[some]
+        return _distinct(key) & np.uint64(2**GRAM - 1)  # an opening that repeats itself counts once
+
+    left = list(in_order(often, batches()))
+    value = np.concatenate([np.zeros(0, np.uint64), *left])
+    left.clear()
+    value.sort()
+    starts = np.flatnonzero(np.concatenate([[True], value[1:] != value[:-1]])[: len(value)])
+    lengths = np.diff(np.concatenate([starts, [len(value)]]))
+    return value[starts[lengths >= min_copies]]
+
+
+def in_order(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
+    """`map` on several threads, a few items ahead: numpy lets go of the interpreter as it works."""
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Out]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _known(hashes: Array, grams: Array) -> Array:
+    """The place of each hash in the sorted `grams`, or -1."""
+    if not len(grams):
+        return np.full(len(hashes), -1, np.int64)
+    place = np.minimum(np.searchsorted(grams, hashes), len(grams) - 1)
+    return np.where(grams[place] == hashes, place, -1)
+
+
+def _pairs(one: Array, two: Array) -> tuple[Array, Array]:
+    """Distinct pairs of numbers below 2**32 as one number each, and how often each occurs."""
+    return np.unique(_joined(one, two), return_counts=True)
+
+
+def _parts(count: int, links: Sequence[tuple[Array, Array]]) -> Array:
+    """For each of `count` n-grams the smallest one that it is linked with, however indirectly."""
+    keys = np.concatenate([np.zeros(0, np.uint64), *(key for key, _ in links)])
+    times = np.concatenate([np.zeros(0, np.int64), *(number for _, number in links)])
+    pair, place = np.unique(keys, return_inverse=True)
+    together = np.bincount(place, times, len(pair))
+    one, two = _upper(pair), _lower(pair).astype(np.int64)
+    # openings that go on from, or come to, an n-gram
+    before = np.bincount(one, together, count)
+    after = np.bincount(two, together, count)
+    often = np.maximum(before, after)
+    strong = together >= TOGETHER * np.maximum(often[one], often[two])
+    root = list(range(count))
+
+    def top(item: int) -> int:
+        while root[item] != item:
+            root[item] = root[root[item]]
+            item = root[item]
+        return item
+
+    for a, b in zip(one[strong].tolist(), two[strong].tolist(), strict=True):
+        a, b = top(a), top(b)
+        root[max(a, b)] = min(a, b)
+    return np.array([top(item) for item in range(count)], np.int64)
+
+
+def _most_frequent(rows: Array, parts: Array) -> tuple[Array, Array]:
+    """(distinct rows, the part that occurs most often in each; the smallest of equals)."""
+    if not len(rows):
+        return rows, parts
+    key, times = _pairs(rows, parts)
+    row, part = _upper(key), _lower(key).astype(np.int64)
+    order = np.lexsort((part, -times, row))
+    row, part = row[order], part[order]
+    first = np.concatenate([[True], row[1:] != row[:-1]])
+    return row[first], part[first]
+
+
+def _numbered(of: Array, grams: Array, part: Array, min_copies: int) -> Templates:
+    """Templates of at least `min_copies` rows, the largest first (of equals, the earliest)."""
+    names, first, number = np.unique(of[of >= 0], return_index=True, return_counts=True)
+    enough = number >= min_copies
+    names, first, number = names[enough], first[enough], number[enough]
+    names = names[np.lexsort((first, -number))]
+    renamed = np.full(len(grams) + 1, -1, np.int64)
+    renamed[names] = np.arange(len(names))
+    return Templates(renamed[of], grams, renamed[:-1][part])
+
+
+def over_cap(of: Array, cap: int) -> Array:
+    """True for the rows beyond the first `cap` of their template."""
+    order = np.argsort(of, kind="stable")
+    sorted_of = of[order]
+    starts = np.searchsorted(sorted_of, sorted_of)
+    rank = np.empty(len(of), np.int64)
+    rank[order] = np.arange(len(of)) - starts
+    return (of >= 0) & (rank >= cap)
