@@ -17,7 +17,7 @@ from userlm_synth.conversations.shards import Places, Shard
 from userlm_synth.conversations.templates import Templates, find_templates, over_cap
 from userlm_synth.recipe import Dedup
 
-NEAR_WORDS = 12  # of an opening; shorter ones recur among people by chance
+NEAR_WORDS = 12  # of the user; fewer recur among people by chance
 
 KEPT = 0
 SAME, TAKEN, EXACT, TEMPLATE, NEAR = 1, 2, 3, 4, 5
@@ -26,7 +26,7 @@ REASONS = {
     TAKEN: "the same id with other turns",
     EXACT: "the same user turns as another",
     TEMPLATE: "copies of a prompt template",
-    NEAR: "opens nearly like another",
+    NEAR: "nearly the same user turns as another",
 }
 
 
@@ -85,10 +85,10 @@ def _openings(shards: Sequence[Shard], chosen: Array) -> Iterator[tuple[Openings
     """The openings of the chosen rows, and these rows, shard by shard."""
     start = 0
     for shard in shards:
-        words, starts = shard.load("words", "starts")
-        rows = np.flatnonzero(chosen[start : start + len(starts) - 1])
-        yield Openings(words, starts).chosen(rows), rows + start
-        start += len(starts) - 1
+        words, starts, length = shard.load("words", "starts", "opening")
+        rows = np.flatnonzero(chosen[start : start + len(length)])
+        yield Openings(words, starts).chosen(rows, length[rows]), rows + start
+        start += len(length)
 
 
 def _near(shards: Sequence[Shard], chosen: Array, threshold: float) -> Array:

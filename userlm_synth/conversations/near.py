@@ -1,8 +1,9 @@
-"""Near-duplicates: openings whose word 3-grams overlap, found by MinHash bands.
+"""Near-duplicates: conversations whose user says nearly the same, found by MinHash bands.
 
-Two openings are compared when a band of their signatures is equal (locality-sensitive hashing),
-and are near-duplicates when the share of equal columns, an estimate of the Jaccard index with a
-standard error of 0.04 at 0.8, reaches the threshold. Of what is linked so the first stays.
+Compared are the word 3-grams of the user's first words. Two conversations meet when a band of
+their signatures is equal (locality-sensitive hashing), and are near-duplicates when the share of
+equal columns, an estimate of the Jaccard index with a standard error of 0.04 at 0.8, reaches the
+threshold. Of what is linked so the first stays.
 """
 
 from __future__ import annotations

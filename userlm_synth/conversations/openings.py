@@ -1,8 +1,9 @@
-"""What tells copies of a prompt apart: the words of a conversation's opening, as hashes.
+"""What tells copies apart: the first words of the user's turns, as hashes.
 
 The opening is the user's first turn; where that is shorter than `ngram` words ("hi"), the user's
-next turns follow until there are as many. Its first 200 words count. Everything is vectorised
-over a batch of conversations, and is the same in every process and on every machine.
+next turns follow until there are as many. Templates are told by openings, near-duplicates by all
+that the user says; of either the first 200 words count. Everything is vectorised over a batch of
+conversations, and is the same in every process and on every machine.
 """
 
 from __future__ import annotations
@@ -52,15 +53,24 @@ def words_of(text: str) -> list[str]:
     return text[:CHARACTERS].lower().translate(_LETTERS).split()
 
 
-def opening(record: Record, ngram: int) -> list[str]:
-    """The words of a conversation's opening, at most `WORDS`."""
+def user_words(record: Record, ngram: int) -> tuple[list[str], int]:
+    """The first `WORDS` words of the user's turns, and how many of them are the opening."""
     words: list[str] = []
+    length = 0
     for message in record["messages"]:
         if message["role"] == "user":
             words += words_of(message["content"])
-            if len(words) >= ngram:
+            if length < ngram:
+                length = len(words)
+            if len(words) >= WORDS:
                 break
-    return words[:WORDS]
+    return words[:WORDS], min(length, WORDS)
+
+
+def opening(record: Record, ngram: int) -> list[str]:
+    """The words of a conversation's opening, at most `WORDS`."""
+    words, length = user_words(record, ngram)
+    return words[:length]
 
 
 class _Hashes(dict[str, int]):
@@ -93,9 +103,10 @@ class Openings:
         """The opening that each word is in."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
-    def chosen(self, rows: Array) -> Openings:
-        """Some of them, in the order of `rows`."""
-        lengths = np.diff(self.starts)[rows]
+    def chosen(self, rows: Array, lengths: Array | None = None) -> Openings:
+        """Some of them, in the order of `rows`; of each, with `lengths`, so many words."""
+        if lengths is None:
+            lengths = np.diff(self.starts)[rows]
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         places = np.arange(ends[-1]) + np.repeat(self.starts[rows] - ends[:-1], lengths)
         return Openings(self.words[places], ends)

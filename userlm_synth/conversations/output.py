@@ -49,7 +49,7 @@ def write_out(
     card = {
         "name": "Prepared conversations",
         "version": __version__,
-        "source": _source(job, source),
+        "source": _source(job, source, summary),
         "settings": _settings(job),
         "seed": job.seed,
         "steps": steps,
@@ -164,13 +164,13 @@ def _by_number(item: tuple[str, int]) -> tuple[int, str]:
     return -item[1], item[0]
 
 
-def _source(job: Job, known: Record) -> Record:
+def _source(job: Job, known: Record, summary: Summary) -> Record:
     return {
         "name": known["name"],
         "where": known["where"] or known["name"],
         "revision": known["revision"],
         "license": job.settings.license or known["license"],
-        "format": job.settings.format,
+        "format": ", ".join(form for form, _ in summary.forms.most_common()),
     }
 
 

@@ -22,14 +22,14 @@ import numpy as np
 import orjson
 
 from userlm_synth.conversations.clean import Cleaner, read_ids
-from userlm_synth.conversations.openings import Array, hash_openings, opening, signatures
+from userlm_synth.conversations.openings import Array, hash_openings, signatures, user_words
 from userlm_synth.conversations.sources import BadRow, Block, Fault, drafts, located, rows
 from userlm_synth.conversations.splits import SPLITS, group_of, split_of
 from userlm_synth.errors import UserError, explain_disk_full
 from userlm_synth.recipe import Conversations
 from userlm_synth.records import Record, has_form, record_problems, to_line, user_turns
 
-COUNTS = ("unreadable", "invalid", "dropped", "changed", "redacted")  # of a `Summary`
+COUNTS = ("forms", "unreadable", "invalid", "dropped", "changed", "redacted")  # of a `Summary`
 LABELS = ("language", "country", "model", "source")
 
 
@@ -62,6 +62,7 @@ class Summary:
     drafts: int = 0
     kept: int = 0
     rejected: list[str] = field(default_factory=list)  # every fault with its file and line
+    forms: Counter[str] = field(default_factory=Counter)  # rows by their form
     unreadable: Counter[str] = field(default_factory=Counter)  # kinds of faulty rows, and files
     invalid: Counter[str] = field(default_factory=Counter)  # kinds of faulty conversations
     dropped: Counter[str] = field(default_factory=Counter)
@@ -179,7 +180,7 @@ class _Made:
         self.job = job
         self.lines: list[bytes] = []
         self.dropped: list[bytes] = []
-        self.openings: list[list[str]] = []
+        self.words: list[list[str]] = []
         self.columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
         self.turn_words: list[int] = []
         self.labels: dict[str, dict[str, int]] = {name: {} for name in LABELS}
@@ -193,6 +194,7 @@ class _Made:
         known = {**record["metadata"], "language": record["language"], "source": record["source"]}
         own = hash64(group)
         by_user = settings.split_by == "user"
+        said_first, length = user_words(record, self.job.ngram) if settings.dedup else ([], 0)
         row = {
             "number": number,
             "id": hash64(record["id"]),
@@ -200,6 +202,7 @@ class _Made:
             "group": own,
             "user": own if by_user else hash64(group_of(record, "user")),
             "split": SPLITS.index(split_of(group, shares, self.job.seed)),
+            "opening": length,
             "turns": len(record["messages"]),
             "user_turns": len(said),
             "with_intent": record["intent"] is not None,
@@ -208,8 +211,7 @@ class _Made:
         for name, value in row.items():
             self.columns[name].append(value)
         self.turn_words += map(len, said)
-        if settings.dedup:
-            self.openings.append(opening(record, self.job.ngram))
+        self.words.append(said_first)
         self.lines.append(line)
 
     def _label(self, name: str, value: object) -> int:
@@ -217,16 +219,16 @@ class _Made:
         return table.setdefault(str(value) if value else "unknown", len(table))
 
     def arrays(self) -> dict[str, Array]:
-        """Columns as arrays, and the openings' words, starts and signatures."""
+        """Columns as arrays; the user's first words, their starts and signatures."""
         found = {name: np.array(self.columns[name], kind) for name, kind in COLUMNS.items()}
         found["turn_words"] = np.array(self.turn_words, np.int32)
         found["line"] = np.cumsum([0, *map(len, self.lines)])
-        openings = hash_openings(self.openings)
+        words = hash_openings(self.words)
         return {
             **found,
-            "words": openings.words,
-            "starts": openings.starts,
-            "signatures": signatures(openings),
+            "words": words.words,
+            "starts": words.starts,
+            "signatures": signatures(words),
         }
 
 
@@ -237,6 +239,7 @@ COLUMNS: dict[str, type[np.generic]] = {
     "group": np.uint64,
     "user": np.uint64,
     "split": np.uint8,
+    "opening": np.int32,  # of the user's first words
     "turns": np.int32,
     "user_turns": np.int32,
     "with_intent": np.bool_,
@@ -270,6 +273,7 @@ class ShardMaker:
             try:
                 form = self.job.source.form(row)
                 found = list(drafts(row, form, self.job.settings, block.file, number))
+                summary.forms[form] += 1
             except (BadRow, UserError) as error:
                 summary.unreadable[kind_of(str(error))] += 1
                 summary.rejected.append(located(block.file, number, str(error)))
