@@ -124,6 +124,76 @@ def test_without_an_accepted_dialogue_there_is_nothing_to_publish(tmp_path: Path
     assert not (tmp_path / "dataset").exists()
 
 
+SECRET = "hf_" + "aBcDeFgHiJkLmNoPqRsT" + "uVwXyZaBcDeFgH"
+MAIL = "o'neill@acme.io"
+
+
+def a_leaking_run(run: Path) -> Path:
+    """Forty dialogues, of which two hold a secret or an address; the page shows one of them."""
+    records = dialogues(40)
+    records[3]["messages"].append({"role": "assistant", "content": f"mail {MAIL} or {MAIL}"})
+    records[5]["persona"] = f"uses {SECRET}"
+    write_records(run / "dialogues" / "part-00000.jsonl", records, "dialogue")
+    (run / "recipe.yaml").write_text("assistant: {model: 'openai:m@https://me:h4xor99@acme.io'}\n")
+    (run / "report").mkdir()
+    page = f"<b>mail o&#39;neill@acme.io</b> {SECRET[:20]}<wbr>{SECRET[20:]}"
+    (run / "report" / "index.html").write_text(page)
+    return run
+
+
+def test_personal_data_stops_the_push_with_counts_and_a_place_but_never_the_secret(
+    tmp_path: Path,
+) -> None:
+    run = a_leaking_run(tmp_path / "run")
+    (run / "dataset").mkdir()
+    (run / "dataset" / "former.txt").write_text("former")
+    with pytest.raises(UserError) as refused:
+        build_dataset(run, run / "dataset", Push(), "hub")
+    text = str(refused.value)
+    assert "EMAIL 2, HUGGING_FACE_TOKEN 1, URL_CREDENTIALS 1" in text
+    assert "dialogue 'd3', messages[1]" in text
+    assert "push.redact=true" in text
+    assert "\n" not in text
+    assert not any(secret in text for secret in (SECRET, MAIL, "h4xor99"))
+    assert [p.name for p in (run / "dataset").iterdir()] == ["former.txt"], "nothing was touched"
+    assert sorted(p.name for p in run.iterdir()) == [
+        "dataset",
+        "dialogues",
+        "recipe.yaml",
+        "report",
+    ]
+
+
+def test_with_redact_placeholders_are_published_and_counted_on_the_card(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run = a_leaking_run(tmp_path / "run")
+    build_dataset(run, run / "dataset", Push(redact=True), "hub")
+    rows = [
+        row
+        for file in (run / "dataset" / "data").glob("*.parquet")
+        for row in pq.read_table(file).to_pylist()
+    ]
+    by_id = {row["id"]: row for row in rows}
+    assert by_id["d3"]["messages"][1]["content"] == "mail [EMAIL] or [EMAIL]"
+    assert by_id["d5"]["persona"] == "uses [HUGGING_FACE_TOKEN]"
+    card = (run / "dataset" / "README.md").read_text(encoding="utf-8")
+    assert "placeholders instead of EMAIL 2, URL_CREDENTIALS 1, HUGGING_FACE_TOKEN 1" in card
+    page = (run / "dataset" / "index.html").read_text()
+    assert page == "<b>mail [EMAIL]</b> [HUGGING_FACE_TOKEN]"
+    assert "[URL_CREDENTIALS]@acme.io" in (run / "dataset" / "recipe.yaml").read_text()
+    for file in (run / "dataset").rglob("*"):
+        held = file.read_bytes() if file.is_file() else b""
+        assert SECRET.encode() not in held
+        assert b"neill@" not in held
+    kept = read_records(run / "dialogues" / "part-00000.jsonl", "dialogue")
+    assert kept[5]["persona"] == f"uses {SECRET}", "the run's own files stay as they are"
+
+
+def test_a_clean_set_says_on_its_card_that_nothing_was_found(folder: Path) -> None:
+    assert "and passwords: none found" in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_pipelines_dataset_is_its_accepted_dialogues(finished_run: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -149,6 +149,47 @@ def test_the_sampling_settings_reach_the_server() -> None:
     assert (sent["max_tokens"], sent["seed"]) == (9, 3)
 
 
+def refusal(message: str, param: str) -> Any:
+    """What OpenAI answers to a setting that a model does not take."""
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": None}
+    return 400, {}, {"error": error}
+
+
+def newer(body: dict[str, Any], number: int) -> Any:
+    if "max_tokens" in body:
+        text = (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            "Use 'max_completion_tokens' instead."
+        )
+        return refusal(text, "max_tokens")
+    if body.get("temperature", 1) != 1:
+        text = (
+            f"Unsupported value: 'temperature' does not support {body['temperature']} with this "
+            "model. Only the default (1) value is supported."
+        )
+        return refusal(text, "temperature")
+    return "hi"
+
+
+def test_what_a_newer_model_refuses_is_learnt_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(newer) as server:
+        results = ask(server.url, "a", "b", "c")
+    assert [result.text for result in results] == ["hi"] * 3
+    assert len(server.requests) == 5  # the first one was sent three times
+    assert server.requests[-1]["max_completion_tokens"] == 9
+    assert not {"max_tokens", "temperature", "top_p"} & set(server.requests[-1])
+    assert capsys.readouterr().err.count("takes no temperature") == 1
+
+
+def test_another_refusal_that_names_the_setting_is_an_error() -> None:
+    text = "max_tokens or max_completion_tokens is too large: 9. The maximum context is 8 tokens"
+    with serving(lambda body, number: refusal(text, "max_tokens")) as server:
+        (result,) = ask(server.url)
+    assert result.finish == "error"
+    assert "too large" in result.text
+    assert len(server.requests) == 1
+
+
 def test_the_key_of_the_environment_is_sent_as_bearer() -> None:
     with serving(lambda body, number: "hi") as server:
         ask(server.url)

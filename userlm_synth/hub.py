@@ -1,7 +1,8 @@
 """The dataset folder, exactly as it would be published: Parquet, card, schema, report, checksums.
 
 `messages` is the first column and the field's standard conversational form, so
-`datasets.load_dataset(FOLDER)` and TRL's `SFTTrainer` take it as it is.
+`datasets.load_dataset(FOLDER)` and TRL's `SFTTrainer` take it as it is. Nothing is made of texts
+that hold personal data or secrets, unless `push.redact` puts placeholders in.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from userlm_synth import __version__
 from userlm_synth.errors import UserError, explain_disk_full
+from userlm_synth.privacy import find_in_record, redact, redact_record
 from userlm_synth.records import Record, read_records, sha256_file
 from userlm_synth.resources import data_folder
 
@@ -45,6 +47,13 @@ def build_dataset(run: Path, out: Path, settings: Push, name: str) -> Record:
     dialogues = [record for file in files for record in read_records(file, "dialogue")]
     if not dialogues:
         raise UserError(f"{run / 'dialogues'}: no accepted dialogue to publish")
+    recipe = (run / "recipe.yaml").read_text("utf-8") if (run / "recipe.yaml").is_file() else ""
+    secrets = _secrets(dialogues, recipe)
+    if secrets and not settings.redact:
+        raise _refusal(run, secrets)
+    recipe, redacted = redact(recipe)
+    for one in dialogues if secrets else ():
+        redacted.update(redact_record(one))
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -54,10 +63,15 @@ def build_dataset(run: Path, out: Path, settings: Push, name: str) -> Record:
                 _write_parquet(part / "data" / f"{split}-00000-of-00001.parquet", records)
             schema = data_folder("schemas") / "dialogue.schema.json"
             _copy(schema, part / "dialogue.schema.json")
-            for file in ("recipe.yaml", "report/report.json", "report/index.html"):
+            if recipe:
+                (part / "recipe.yaml").write_text(recipe, "utf-8")
+            for file in ("report/report.json", "report/index.html"):
                 if (run / file).is_file():
                     _copy(run / file, part / Path(file).name)
-            (part / "README.md").write_text(_card(dialogues, splits, settings, name))
+            if secrets and (part / "index.html").is_file():
+                _redact_page(part / "index.html", secrets)
+            card = _card(dialogues, splits, settings, name, redacted)
+            (part / "README.md").write_text(card, "utf-8")
             sums = {
                 file.relative_to(part).as_posix(): sha256_file(file)
                 for file in sorted(part.rglob("*"))
@@ -70,6 +84,40 @@ def build_dataset(run: Path, out: Path, settings: Push, name: str) -> Record:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return {split: len(records) for split, records in splits.items()}
+
+
+def _secrets(dialogues: Sequence[Record], recipe: str) -> list[tuple[str, str, str]]:
+    """(place, kind, what was found) in the dialogues, and in the recipe, which is published too."""
+    found = [
+        (f"dialogue {dialogue['id']!r}, {place}", kind, secret)
+        for dialogue in dialogues
+        for place, kind, secret in find_in_record(dialogue)
+    ]
+    as_record = {"messages": [{"content": recipe}]}
+    return found + [("recipe.yaml", kind, secret) for _, kind, secret in find_in_record(as_record)]
+
+
+def _refusal(run: Path, secrets: Sequence[tuple[str, str, str]]) -> UserError:
+    counts = _listed(Counter(kind for _, kind, _ in secrets))
+    return UserError(
+        f"{run}: personal data or secrets in what would be published ({counts}), the first in "
+        f"{secrets[0][0]}; set push.redact=true to publish placeholders such as "
+        f"[{secrets[0][1]}] in their place"
+    )
+
+
+def _redact_page(path: Path, secrets: Sequence[tuple[str, str, str]]) -> None:
+    """Replace in the report's page what was found in the dialogues; it shows some of them."""
+    from markupsafe import escape
+
+    page = path.read_text("utf-8").replace("<wbr>", "")  # stands inside of long words
+    for _, kind, secret in sorted(secrets, key=lambda one: -len(one[2])):
+        page = page.replace(str(escape(secret.replace("\r\n", "\n"))), f"[{kind}]")
+    path.write_text(page, "utf-8")
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common())
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -108,6 +156,7 @@ def _card(
     splits: dict[str, list[Record]],
     settings: Push,
     name: str,
+    redacted: Counter[str],
 ) -> str:
     """The dataset card: front matter, what it is, how it was made, one full record."""
     import yaml
@@ -151,6 +200,9 @@ def _card(
             f"{min(turns)} to {max(turns)}",
             "- How dialogues stopped: "
             + ", ".join(f"`{reason}` {count:,}" for reason, count in stops.most_common()),
+            "- Scanned for e-mail addresses, phone, card and account numbers, IP addresses, keys "
+            "and passwords: "
+            + (f"placeholders instead of {_listed(redacted)}" if redacted else "none found"),
             "- `index.html` and `report.json`: diversity and naturalness beside the reference "
             "conversations",
             "- `dialogue.schema.json`: the JSON Schema of a dialogue; `SHA256SUMS`: checksums",

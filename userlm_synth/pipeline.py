@@ -8,11 +8,12 @@ from typing import Any
 
 from userlm_synth.errors import Problems, UserError
 from userlm_synth.progress import say
-from userlm_synth.recipe import Assistant, Evaluate, Recipe
+from userlm_synth.recipe import Assistant, Conversations, Evaluate, Recipe
 from userlm_synth.records import Record, file_problems, read_records, sha256_file
 from userlm_synth.run_folder import RunFolder, Stage
 
 GENERATE_NEEDS = "needs --user, --assistant and --intents (or a recipe that names them)"
+SPLITS = ("train", "validation", "test")
 TRAINING_STAGES = ("conversations", "intents", "base", "user_lm")
 
 
@@ -32,8 +33,7 @@ class Run:
             found.append(Stage(name, section, settings, after, action))
 
         if recipe.conversations:
-            source = Path(recipe.conversations.source)
-            data = sha256_file(source) if source.is_file() else ""
+            data = _files_of(recipe.conversations)
             add("conversations", "conversations", (), self._conversations, data=data)
         if recipe.intents:
             add("intents", "intents", ("conversations",), self._intents)
@@ -93,11 +93,11 @@ class Run:
             split: make_intents(
                 self.out / "conversations" / f"{split}.jsonl",
                 self.out / "intents" / f"{split}.jsonl",
-                model=settings.model,
-                concurrency=settings.concurrency,
-                key_env=settings.api_key_env,
+                settings,
+                cache=self.out / "intents" / ".cache",  # one bill and no answer paid for twice
+                rejected=self.out / "intents" / "rejected" / f"{split}.jsonl",
             )
-            for split in ("train", "validation", "test")
+            for split in SPLITS
         }
 
     def _train_split(self) -> list[Record]:
@@ -187,12 +187,28 @@ class Run:
         return build_dataset(self.out, self.out / "dataset", self.recipe.push, self.recipe.name)
 
 
+def _files_of(conversations: Conversations) -> list[object]:
+    """The contents of local sources and id lists, so that other ones at their place are noticed."""
+    given = [conversations.source, conversations.clean and conversations.clean.exclude_ids]
+    paths = [Path(item) for item in given if item]
+    files = [path for path in paths if path.is_file()]
+    for folder in (path for path in paths if path.is_dir()):
+        files += sorted(path for path in folder.rglob("*") if path.is_file())
+    return [[file.name, sha256_file(file)] for file in files]
+
+
+PASSING = (
+    "api_key_env", "budget", "checkpoint_minutes", "concurrency", "price_in", "price_out",
+    "workers",
+)  # fmt: skip
+
+
 def _lasting(settings: Record) -> Record:
     """Settings without those that change nothing in the result."""
     return {
         key: _lasting(value) if isinstance(value, dict) else value
         for key, value in settings.items()
-        if key not in ("checkpoint_minutes", "concurrency")
+        if key not in PASSING
     }
 
 
@@ -222,8 +238,12 @@ def validate_run(out: Path) -> int:
     """Check every record file of a run folder; returns how many records there are."""
     total, problems = 0, []
     files = [
-        *sorted(out.glob("conversations/*.jsonl")),
-        *sorted(out.glob("intents/*.jsonl")),
+        *(
+            out / folder / f"{split}.jsonl"
+            for folder in ("conversations", "intents")
+            for split in SPLITS
+        ),
+        out / "conversations/card.json",
         *sorted(out.glob("dialogues/*.jsonl")),
         *(file for file in (out / "evaluation/evaluation.json", out / "report/report.json")),
         out / "manifest.json",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
 from userlm_synth.backends.interface import Request, Result
 from userlm_synth.errors import UserError
+from userlm_synth.progress import say
 
 
 class OpenAIBackend:
@@ -45,6 +47,8 @@ class OpenAIBackend:
             for url in urls
         ]
         self.turns = itertools.count()
+        self.limit = "max_tokens"  # what the server calls the most tokens of a reply
+        self.sampling = True  # whether it lets us choose temperature and top_p
 
     def _client(self, session: str) -> Any:
         place = zlib.crc32(session.encode()) if session else next(self.turns)
@@ -58,20 +62,49 @@ class OpenAIBackend:
         import openai
 
         client = self._client(request.session)
-        try:
-            answer = await client.chat.completions.create(
-                model=self.model,
-                messages=list(request.messages),
-                temperature=request.temperature,
-                top_p=request.top_p,
-                max_tokens=request.max_tokens,
-                seed=request.seed % 2**31,
-            )
-        except openai.OpenAIError as error:
-            return Result(_in_one_line(error, client), "error")
-        except ValueError:  # the SDK lets a JSON parser's own error through
-            return Result(f"{client.base_url}: the server's answer is not JSON", "error")
-        return _result(answer, str(client.base_url))
+        while True:
+            settings = self._settings(request)
+            try:
+                answer = await client.chat.completions.create(**settings)
+            except openai.BadRequestError as error:
+                if self._adapt(error, settings):
+                    continue
+                return Result(_in_one_line(error, client), "error")
+            except openai.OpenAIError as error:
+                return Result(_in_one_line(error, client), "error")
+            except ValueError:  # the SDK lets a JSON parser's own error through
+                return Result(f"{client.base_url}: the server's answer is not JSON", "error")
+            return _result(answer, str(client.base_url))
+
+    def _settings(self, request: Request) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "model": self.model,
+            "messages": list(request.messages),
+            self.limit: request.max_tokens,
+            "seed": request.seed % 2**31,
+        }
+        if self.sampling:
+            settings |= {"temperature": request.temperature, "top_p": request.top_p}
+        return settings
+
+    def _adapt(self, error: Exception, sent: dict[str, Any]) -> bool:
+        """Whether another try makes sense: newer models of OpenAI want other settings.
+
+        They take `max_completion_tokens` for `max_tokens`, and no temperature but their own. What
+        was learnt holds for this backend from now on; requests already under way learn it too.
+        """
+        text = str(error)
+        if "max_tokens" in sent and re.search("not supported.*max_completion_tokens", text):
+            self.limit = "max_completion_tokens"
+            return True
+        if "temperature" in sent and re.search(
+            r"unsupported.{0,40}'(temperature|top_p)'", text, re.IGNORECASE
+        ):
+            if self.sampling:
+                say(f"  {self.name}: takes no temperature or top_p; its own are used")
+            self.sampling = False
+            return True
+        return False
 
     async def close(self) -> None:
         """Close the connections."""

@@ -248,3 +248,6 @@ def _whole_recipe_problems(recipe: Recipe) -> Iterator[str]:
         for other in others:
             if getattr(recipe, section) and not getattr(recipe, other):
                 yield f"{other}: is missing; the {section} section needs it"
+    money = recipe.intents
+    if money and money.budget is not None and None in (money.price_in, money.price_out):
+        yield "intents.budget: needs price_in and price_out (USD a million tokens)"

@@ -94,6 +94,11 @@ class Intents:
     """Intents for conversations that have none; given ones are kept."""
 
     model: str = field(metadata={"spec": True})
+    mode: str = field(default="whole", metadata={"one_of": ("whole", "opening")})  # what it sees
+    on_error: str = field(default="stop", metadata={"one_of": ("stop", "reject")})
+    budget: float | None = field(default=None, metadata={"above": 0.0})  # USD in all
+    price_in: float | None = field(default=None, metadata={"min": 0.0})  # USD a million tokens
+    price_out: float | None = field(default=None, metadata={"min": 0.0})
     concurrency: int = field(default=8, metadata={"min": 1})
     api_key_env: str = "OPENAI_API_KEY"
 
@@ -202,6 +207,7 @@ class Push:
     pretty_name: str | None = None
     license: str | None = None
     validation: float = field(default=0.1, metadata={"min": 0.0, "max": 0.9})
+    redact: bool = False  # e-mail addresses, keys, ... become placeholders, else nothing is made
 
 
 @dataclass(frozen=True)
