@@ -5,9 +5,10 @@
 Makes chat logs in WildChat's form (`wildchat_shaped.py`, about 3 kB a conversation), prepares them
 by the command line (read, clean, find copies, split, write, data card), and prints a Markdown
 table: seconds, conversations a second, peak memory of all processes together. At the first size it
-also runs the straightforward approach, in one process: `json`, the same rules of cleaning that
-apply here, a `Counter` of 7-gram tuples, datasketch's MinHash LSH on word 3-grams, the same splits.
-The planted templates tell what both found. Needs: pip install datasketch psutil
+also runs the straightforward approach, in one process: `json`, the rules of cleaning that apply
+here, a `Counter` of 7-gram tuples, datasketch's MinHash LSH on word 3-grams, the same splits; once
+with a `MinHash.update` for each shingle, as in datasketch's first example, and once with
+`update_batch`. The planted templates tell what each found. Needs: pip install datasketch psutil
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def measured(command: list[str]) -> tuple[float, int, str]:
 # ---- the straightforward approach ------------------------------------------------------------
 
 
-def straightforward(source: Path, out: Path) -> None:
+def straightforward(source: Path, out: Path, batches: bool) -> None:
     """What one writes in an afternoon: everything in memory, one process, well-known libraries."""
     from datasketch import MinHash, MinHashLSH
 
@@ -101,7 +102,11 @@ def straightforward(source: Path, out: Path) -> None:
     for number, (record, words) in enumerate(kept):
         sketch = MinHash(num_perm=COLUMNS)
         shingles = {" ".join(words[at : at + 3]).encode() for at in range(len(words) - 2)}
-        sketch.update_batch(list(shingles))
+        if batches:
+            sketch.update_batch(list(shingles))
+        else:
+            for shingle in shingles:
+                sketch.update(shingle)
         if shingles and index.query(sketch):
             continue
         index.insert(number, sketch)
@@ -149,10 +154,11 @@ def report(rows: list[list[Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
-    parser.add_argument("--peer", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peer", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.peer:
-        straightforward(*chosen.peer)
+        source, out, batches = chosen.peer
+        straightforward(Path(source), Path(out), batches == "batches")
         return
     table = []
     with tempfile.TemporaryDirectory() as folder:
@@ -161,10 +167,12 @@ def main() -> None:
             wildchat_shaped.write(size, source)
             ours = [sys.executable, "-m", "userlm_synth", "prepare", "--source", str(source),
                     "conversations.clean.languages=[en]", "--out", str(out)]  # fmt: skip
-            peer = [sys.executable, __file__, "--peer", str(source), f"{out}-peer"]
             runs = [("userlm-synth", ours, out)]
-            if size == chosen.sizes[0]:
-                runs.append(("straightforward", peer, Path(f"{out}-peer")))
+            for kind in ("simple", "batches") if size == chosen.sizes[0] else ():
+                where = f"{out}-{kind}"
+                peer = [sys.executable, __file__, "--peer", str(source), where, kind]
+                name = "straightforward" + (", update_batch" if kind == "batches" else "")
+                runs.append((name, peer, Path(where)))
             for name, command, where in runs:
                 seconds, peak, _ = measured(command)
                 gone, lost = found(source, where)
