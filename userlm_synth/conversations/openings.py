@@ -39,8 +39,8 @@ class _Letters(dict[int, "int | str"]):
     def __missing__(self, code: int) -> int | str:
         kind = unicodedata.category(chr(code))[0]
         value: int | str = code if kind in "LMN" else " "
-        if kind == "L" and any(low <= code <= high for low, high in _UNSPACED):
-            value = f" {chr(code)}"
+        if kind in "LM" and any(low <= code <= high for low, high in _UNSPACED):
+            value = f" {chr(code)} "
         self[code] = value
         return value
 

@@ -24,7 +24,7 @@ def group_of(record: Record, split_by: str) -> str:
     key = split_by.removeprefix("metadata.")
     if key not in record["metadata"]:
         raise UserError(
-            f"conversations.split_by: conversation {record['id']} has no metadata.{key}; "
+            f"conversations.split_by: conversation {record['id']!r} has no metadata.{key}; "
             f"it has: {', '.join(sorted(record['metadata'])) or 'none'}"
         )
     return f"{key} {record['metadata'][key]}"

@@ -4,8 +4,9 @@ The paper's authors counted 7-grams in first user turns, read the frequent ones 
 copies (App. A). Here the reading is done by rules. An n-gram is frequent when `min_copies`
 openings have it. N-grams that follow each other in most of their openings form one group, and
 each opening belongs to the group of which it has most. An opening is a copy of the group's
-template when half of its words, and `COMMON` of them, are words that half of the group has: a
-phrase that many people use ("can you give me a list of") gives no more words than its own.
+template when half of its words, and enough of them, are words that half of the group has. More of
+them are asked for where the group is mixed: a phrase that many people use ("can you give me a list
+of") stands in texts of all kinds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from userlm_synth.conversations.openings import GRAM, Array, Openings, ngrams
 TOGETHER = 1 / 3  # of the more frequent n-gram's openings have the other one next to it
 SHARED = 0.5  # of a group's openings have a word that is the template's
 COPIED = 0.5  # of an opening's distinct words are the template's
-COMMON = 9  # number x share of these words, at least: 9 of 9, 13 of 18, 18 of 36
+COMMON = 7  # number x share of these words, at least: 7 of 7, 10 of 14, 14 of 28
+ALIKE = 0.9  # of a group are copies where it is one template; a phrase is used in all kinds of text
+MIXED = 9  # COMMON in a group of which less are: a long phrase, or a template with long fillings
 STRAY = 0.7  # COPIED of an opening without any frequent n-gram
 TELLING = 3  # groups, at most, have a word in common that tells which template a copy is of
 HALF = np.uint64(32)
@@ -82,17 +85,21 @@ def find_templates(batches: Batches, rows: int, *, ngram: int, min_copies: int) 
         group[numbers[row]] = best
     size = np.bincount(group[group >= 0], minlength=len(grams))
     common = _common_words(batches, group, size)
-    of = np.full(rows, -1, np.int64)
-    for strays in (False, True):  # first, fragments of a template fall to the largest of them
+    of, bar = np.full(rows, -1, np.int64), np.full(len(grams), COMMON)
+    for strays in (False, True):
         common = common[size[_upper(common)] >= min_copies]
-        tried = partial(_copies, common=common, size=size, with_strays=strays)
+        tried = partial(_copies, common=common, size=size, bar=bar, with_strays=strays)
         work = (
             (openings, inside, part[ids])
             for (openings, _), (_, inside, ids) in zip(batches(), found, strict=True)
         )
         for (numbers, *_), best in zip(found, in_order(tried, work), strict=True):
             of[numbers] = best
-        size = np.bincount(of[of >= 0], minlength=len(grams))
+        if not strays:
+            copies = np.bincount(group[(group >= 0) & (of >= 0)], minlength=len(grams))
+            bar = np.where(copies >= ALIKE * size, COMMON, MIXED)
+            # fragments of a template have fallen to the largest, and are out of the way now
+            size = np.bincount(of[of >= 0], minlength=len(grams))
     return _numbered(of, grams, part, min_copies)
 
 
@@ -109,7 +116,12 @@ def _common_words(batches: Batches, group: Array, size: Array) -> Array:
 
 
 def _copies(
-    work: tuple[Openings, Array, Array], *, common: Array, size: Array, with_strays: bool
+    work: tuple[Openings, Array, Array],
+    *,
+    common: Array,
+    size: Array,
+    bar: Array,
+    with_strays: bool,
 ) -> Array:
     """The largest group of whose common words an opening is mostly made, or -1.
 
@@ -137,7 +149,7 @@ def _copies(
     shared = _known(_joined(candidate[which], word), common) >= 0
     share = np.bincount(which, shared, len(pair))
     least = np.where(stray[one], STRAY, COPIED) * number
-    fits = np.flatnonzero((share >= least) & (share * share >= COMMON * number))
+    fits = np.flatnonzero((share >= least) & (share * share >= bar[candidate] * number))
     of = np.full(len(openings), -1, np.int64)
     fits = fits[np.lexsort((-candidate[fits], size[candidate[fits]]))]
     of[one[fits]] = candidate[fits]  # of several the last one stays: the largest

@@ -105,9 +105,8 @@ _maker: ShardMaker | None = None
 
 
 def _begin(job: Job) -> None:
-    """In a new process: its own shard maker, no Ctrl-C, and an end when the parent is gone."""
+    """In a new process: its own shard maker, and an end when the parent is gone."""
     global _maker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.set_threshold(1_000_000)  # rows make many objects and no cycles; looking for them costs 20 %
     parent = parent_process()
     if parent:
@@ -134,8 +133,17 @@ def _pool(
         yield maker.make
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (maker.job,))
+
+    def submit(block: Block) -> Future[Summary]:
+        # May start a process, which inherits the mask: Ctrl-C is for this process alone.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return pool.submit(_make, block)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
     try:
-        yield lambda block: pool.submit(_make, block)
+        yield submit
     except BrokenProcessPool:
         raise UserError(
             "a worker process died (out of memory?); run the same command again to continue, "

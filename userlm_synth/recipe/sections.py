@@ -61,7 +61,7 @@ class Dedup:
     ngram: int = field(default=7, metadata={"min": 2})  # words; the paper counts 7-grams
     min_copies: int = field(default=20, metadata={"min": 2})  # of an n-gram, to be a template's
     cap: int = field(default=1, metadata={"min": 0})  # conversations that a template may keep
-    near: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})  # Jaccard; 1: none
+    near: float = field(default=0.8, metadata={"min": 0.7, "max": 1.0})  # Jaccard; 1: none
 
 
 @dataclass(frozen=True)
