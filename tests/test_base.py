@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from toys import conversation
-from userlm_synth.conversations.prepare import load_source, split
+from userlm_synth.conversations import prepare
 from userlm_synth.recipe import Scratch, Training, load_recipe
+from userlm_synth.records import read_records
 from userlm_synth.training import base
 from userlm_synth.user_lm import load_model, load_tokenizer
 
@@ -23,10 +24,10 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("USERLM_SYNTH_CACHE", str(tmp_path / "cache"))
 
 
-def test_the_shipped_base_is_the_quickstarts_own():
+def test_the_shipped_base_is_the_quickstarts_own(tmp_path):
     recipe = load_recipe("quickstart")
-    source = recipe.conversations
-    train = split(load_source(source, recipe.seed), source, recipe.seed)["train"]
+    prepare(recipe.conversations, tmp_path / "chats", recipe.seed)
+    train = read_records(tmp_path / "chats" / "train.jsonl", "conversation")
     key, _ = base.base_key(train, recipe.base.scratch, recipe.base.train, recipe.seed)
     assert base._key_of(base.SHIPPED) == key, (
         "the quickstart's text or base settings changed: make its base anew as the docstring of "

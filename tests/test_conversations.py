@@ -1,4 +1,4 @@
-"""Facts about preparing conversations: filled fields, splits that keep people together."""
+"""Facts about prepared conversations: filled fields, splits that keep people together."""
 
 from __future__ import annotations
 
@@ -8,85 +8,58 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from toys import conversation
-from userlm_synth.conversations.prepare import (
-    SPLITS,
-    group_of,
-    prepare,
-    read_chats,
-    split,
-    split_of,
-)
+from userlm_synth.conversations import prepare
+from userlm_synth.conversations.splits import SPLITS
 from userlm_synth.errors import UserError
 from userlm_synth.recipe import Conversations
-from userlm_synth.records import read_records
+from userlm_synth.records import Record, read_records
 
 HALVES = {"train": 0.5, "validation": 0.25, "test": 0.25}
+ALL = {"train": 1.0, "validation": 0.0, "test": 0.0}
+AS_IT_IS: dict[str, Any] = {"clean": None, "dedup": None}
 Write = Callable[..., Path]
 
 
-def of_user(user: str | None, number: int, **metadata: Any) -> dict[str, Any]:
-    return {**conversation("hi", number=number), "user_id": user, "metadata": metadata}
+def of_user(user: str | None, number: int, **metadata: Any) -> Record:
+    return {**conversation(f"hi {number}", number=number), "user_id": user, "metadata": metadata}
 
 
-def placed(records: list[dict[str, Any]], split_by: str, seed: int = 0) -> dict[str, str]:
-    """Where each conversation goes, by id."""
-    shares = (0.5, 0.25, 0.25)
-    return {r["id"]: split_of(group_of(r, split_by), shares, seed) for r in records}
+def prepared(source: Path | str, out: Path, seed: int = 0, **options: Any) -> dict[str, Any]:
+    """The conversations of each split."""
+    prepare(Conversations(source=str(source), **options), out, seed)
+    return {
+        name: [json.loads(line) for line in (out / f"{name}.jsonl").read_bytes().splitlines()]
+        for name in SPLITS
+    }
 
 
-users = st.lists(st.none() | st.text(max_size=3), max_size=30)
-
-
-@given(users, users, st.integers(0, 5))
-def test_adding_data_moves_no_conversation_and_divides_no_user(
-    before: list[str | None], added: list[str | None], seed: int
+def test_splits_by_conversation_and_by_metadata_keep_those_whole(
+    tmp_path: Path, write_jsonl: Write
 ) -> None:
-    records = [of_user(user, number) for number, user in enumerate(before + added)]
-    former, now = (placed(some, "user", seed) for some in (records[: len(before)], records))
-    assert {name: now[name] for name in former} == former
-    for user in set(before + added) - {None, ""}:
-        assert len({now[r["id"]] for r in records if r["user_id"] == user}) == 1
-
-
-@settings(max_examples=30)
-@given(st.integers(0, 10**6))
-def test_shares_of_the_splits_are_what_was_asked_for(seed: int) -> None:
-    where = [split_of(f"user {n}", (0.5, 0.3, 0.2), seed) for n in range(2000)]
-    for name, share in zip(SPLITS, (0.5, 0.3, 0.2), strict=True):
-        assert abs(where.count(name) / 2000 - share) < 0.06
-
-
-def test_another_seed_is_another_split() -> None:
-    records = [of_user(f"u{n}", n) for n in range(50)]
-    assert placed(records, "user", 0) != placed(records, "user", 1)
-
-
-def test_a_user_named_like_a_conversation_is_not_one() -> None:
-    assert group_of(of_user("toy-1", 5), "user") != group_of(of_user(None, 1), "user")
-
-
-def test_splits_by_conversation_and_by_metadata_keep_those_whole() -> None:
-    records = [of_user("same", n, topic=f"t{n % 6}") for n in range(60)]
-    one = Conversations(source="quickstart", split_by="conversation", **HALVES)
-    parts = split(records, one, 0)
+    source = write_jsonl(
+        tmp_path / "c.jsonl", [of_user("same", n, topic=f"t{n % 12}") for n in range(60)]
+    )
+    parts = prepared(source, tmp_path / "one", split_by="conversation", **HALVES)
     assert all(parts[name] for name in SPLITS)
     assert sum(map(len, parts.values())) == 60
-    by_topic = Conversations(source="quickstart", split_by="metadata.topic", **HALVES)
-    topics = [
-        {r["metadata"]["topic"] for r in part} for part in split(records, by_topic, 0).values()
-    ]
-    assert sum(map(len, topics)) == 6
-    assert len(set().union(*topics)) == 6
+    parts = prepared(source, tmp_path / "two", split_by="metadata.topic", **HALVES)
+    topics = [{one["metadata"]["topic"] for one in part} for part in parts.values()]
+    assert sum(map(len, topics)) == len(set().union(*topics)) == 12
 
 
-def test_a_split_by_a_field_that_is_not_there_says_what_there_is() -> None:
-    by = Conversations(source="quickstart", split_by="metadata.topic", **HALVES)
-    with pytest.raises(UserError, match=r"toy-0 has no metadata\.topic; it has: colour, size"):
-        split([of_user("u", 0, size=1, colour=2)], by, 0)
+def test_a_split_by_a_field_that_is_not_there_is_a_fault_of_its_line(
+    tmp_path: Path, write_jsonl: Write
+) -> None:
+    chats = [of_user("u", n, topic="sea", size=1) for n in range(9)]
+    del chats[4]["metadata"]["topic"]
+    source = write_jsonl(tmp_path / "c.jsonl", chats)
+    by_topic: dict[str, Any] = {"split_by": "metadata.topic", **ALL}
+    with pytest.raises(UserError, match=rf"{source}:5: .*toy-4.* has no metadata\.topic; .* size"):
+        prepared(source, tmp_path / "out", **by_topic)
+    parts = prepared(source, tmp_path / "out", on_error="reject", **by_topic)
+    assert len(parts["train"]) == 8
 
 
 def test_an_empty_split_is_one_clear_error(tmp_path: Path, write_jsonl: Write) -> None:
@@ -95,13 +68,13 @@ def test_an_empty_split_is_one_clear_error(tmp_path: Path, write_jsonl: Write) -
     with pytest.raises(UserError, match=r"conversations\.\w+: no conversation fell into") as caught:
         prepare(settings, tmp_path / "out", 0)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert [path for path in (tmp_path / "out").iterdir() if path.name[0] != "."] == []
 
 
 def test_a_split_of_share_zero_may_stay_empty(tmp_path: Path, write_jsonl: Write) -> None:
     source = write_jsonl(tmp_path / "c.jsonl", [of_user("only", n) for n in range(9)])
-    settings = Conversations(source=str(source), train=1, validation=0, test=0)
-    assert prepare(settings, tmp_path / "out", 0)["train"] == 9
+    counts = prepare(Conversations(source=str(source), **ALL), tmp_path / "out", 0)
+    assert counts == {"train": 9, "validation": 0, "test": 0, "with_intent": 9}
     assert (tmp_path / "out" / "test.jsonl").read_bytes() == b""
 
 
@@ -113,30 +86,44 @@ def test_missing_fields_are_filled_and_unknown_ones_move_to_metadata(
         {"messages": messages, "model": "m-1", "metadata": {"turn": 1}},
         {"messages": messages, "id": 77, "intent": "to greet", "user_id": "u"},
     ]
-    one, two = read_chats(write_jsonl(tmp_path / "chats.jsonl", lines))
-    assert one["id"] == "chats-0000001"
-    assert one["source"] == "chats.jsonl"
-    assert one["metadata"] == {"model": "m-1", "turn": 1}
-    assert (one["user_id"], one["intent"], one["language"], one["persona"]) == (None,) * 4
-    assert (two["id"], two["intent"], two["user_id"]) == ("77", "to greet", "u")
+    source = write_jsonl(tmp_path / "chats.jsonl", lines)
+    for cleaned in ({}, {"clean": None}):
+        parts = prepared(source, tmp_path / "out", dedup=None, **cleaned, **ALL)
+        one, two = parts["train"]
+        assert one["id"] == "chats-0000001"
+        assert one["source"] == "chats.jsonl"
+        assert one["metadata"] == {"model": "m-1", "turn": 1}
+        assert (one["user_id"], one["intent"], one["language"], one["persona"]) == (None,) * 4
+        assert (two["id"], two["intent"], two["user_id"]) == ("77", "to greet", "u")
 
 
 def test_every_faulty_line_is_listed(tmp_path: Path, write_jsonl: Write) -> None:
     good = conversation("hi")
     bad = {**good, "id": "b", "messages": []}
-    path = write_jsonl(tmp_path / "c.jsonl", [bad, good, good, {**bad, "id": "c", "intent": ""}])
+    path = write_jsonl(tmp_path / "c.jsonl", [bad, good, 5, {**bad, "id": "c", "intent": ""}])
     with pytest.raises(UserError) as caught:
-        list(read_chats(path))
-    assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [
-        f"{path}:1", f"{path}:3", f"{path}:4", f"{path}:4",
-    ]  # fmt: skip
+        prepare(Conversations(source=str(path), **AS_IT_IS), tmp_path / "out", 0)
+    *faults, advice = str(caught.value).splitlines()
+    assert [line.split(": ")[0] for line in faults] == [f"{path}:{n}" for n in (1, 3, 4)]
+    assert "conversations.on_error=reject" in advice
+
+
+def test_without_cleaning_and_deduplication_everything_comes_out_as_it_went_in(
+    tmp_path: Path, write_jsonl: Write
+) -> None:
+    text = "  the same \r\n text again and again, with the odd \u00a0 character   "
+    chats = [conversation(text, "?", text, number=n) for n in range(50)]
+    chats[0]["metadata"] = {"nested": {"list": [1, None, 2.5, "x"]}, "toxic": True}
+    source = write_jsonl(tmp_path / "c.jsonl", chats)
+    parts = prepared(source, tmp_path / "out", **AS_IT_IS, **ALL)
+    assert parts["train"] == chats
 
 
 def test_the_quickstart_source_is_ready_to_train_on(tmp_path: Path) -> None:
-    counts = prepare(Conversations(source="quickstart", count=200), tmp_path, 0)
+    counts = prepare(Conversations(source="quickstart", count=200, **AS_IT_IS), tmp_path, 0)
     parts = {name: read_records(tmp_path / f"{name}.jsonl", "conversation") for name in SPLITS}
     assert {name: len(part) for name, part in parts.items()} == {n: counts[n] for n in SPLITS}
-    assert counts["with_intent"] == 200
+    assert counts["with_intent"] == sum(map(len, parts.values())) == 200
     people = [{r["user_id"] for r in part} for part in parts.values()]
     assert sum(map(len, people)) == len(set().union(*people)), "no user in two splits"
 
@@ -144,8 +131,12 @@ def test_the_quickstart_source_is_ready_to_train_on(tmp_path: Path) -> None:
 def test_preparing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         prepare(Conversations(source="quickstart", count=100), tmp_path / name, 1)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
+    assert {"card.json", "index.html", *(f"{name}.jsonl" for name in SPLITS)} <= set(files)
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     for name in SPLITS:
-        one, two = ((tmp_path / folder / f"{name}.jsonl").read_bytes() for folder in "ab")
-        assert one == two
-        assert len(one) == sum(len(line) + 1 for line in one.splitlines())
-        assert all(json.loads(line) for line in one.splitlines())
+        data = (tmp_path / "a" / f"{name}.jsonl").read_bytes()
+        assert data.endswith(b"\n")
+        assert all(json.loads(line) for line in data.splitlines())

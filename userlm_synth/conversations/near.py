@@ -36,7 +36,7 @@ def near_duplicates(bands: Array, signatures: Callable[[Array], Array], threshol
     for a, b in zip(one[alike].tolist(), two[alike].tolist(), strict=True):
         a, b = _top(root, a), _top(root, b)
         root[max(a, b)] = min(a, b)
-    return np.array(root, np.int64) != np.arange(len(bands))
+    return np.not_equal(root, np.arange(len(bands)))
 
 
 def _neighbours(band: Array) -> Array:
@@ -47,7 +47,8 @@ def _neighbours(band: Array) -> Array:
     starts = np.searchsorted(value, value)
     later = np.flatnonzero(starts < np.arange(len(value)))
     earlier = np.concatenate([order[starts[later]], order[later - 1]])
-    return earlier * len(band) + np.concatenate([order[later], order[later]])
+    pairs: Array = earlier * len(band) + np.concatenate([order[later], order[later]])
+    return pairs
 
 
 def _top(root: list[int], item: int) -> int:

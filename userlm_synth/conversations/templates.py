@@ -184,15 +184,18 @@ def _distinct(values: Array) -> Array:
 
 def _joined(upper: Array, lower: Array) -> Array:
     """Two numbers below 2**32 as one uint64."""
-    return upper.astype(np.uint64) << HALF | lower.astype(np.uint64)
+    key: Array = upper.astype(np.uint64) << HALF | lower.astype(np.uint64)
+    return key
 
 
 def _upper(key: Array) -> Array:
-    return (key >> HALF).astype(np.int64)
+    upper: Array = (key >> HALF).astype(np.int64)
+    return upper
 
 
 def _lower(key: Array) -> Array:
-    return key & np.uint64(2**32 - 1)
+    lower: Array = key & np.uint64(2**32 - 1)
+    return lower
 
 
 def _frequent(batches: Batches, rows: int, ngram: int, min_copies: int) -> Array:
@@ -211,7 +214,8 @@ def _frequent(batches: Batches, rows: int, ngram: int, min_copies: int) -> Array
         some = np.flatnonzero(rough[hashes >> shift] >= min_copies)
         inside = np.searchsorted(starts, some, "right") - 1
         key = inside.astype(np.uint64) << np.uint64(GRAM) | hashes[some]
-        return _distinct(key) & np.uint64(2**GRAM - 1)  # an opening that repeats itself counts once
+        once: Array = _distinct(key) & np.uint64(2**GRAM - 1)  # for all that an opening repeats
+        return once
 
     left = list(in_order(often, batches()))
     value = np.concatenate([np.zeros(0, np.uint64), *left])
