@@ -91,6 +91,7 @@ def test_the_installed_program_runs_from_another_folder(installed: Path, tmp_pat
     assert "quickstart" in call(installed, tmp_path, "recipes", "list")
     write_records(tmp_path / "c.jsonl", [conversation("hi", "hello")], "conversation")
     assert call(installed, tmp_path, "validate", "c.jsonl") == "1 records, all valid\n"
-    call(installed, tmp_path, "prepare", "--source", "quickstart", "--out", "chats")
+    whole = ("conversations.dedup=null", "conversations.clean=null")
+    call(installed, tmp_path, "prepare", "--source", "quickstart", "--out", "chats", *whole)
     files = ["chats/train.jsonl", "chats/validation.jsonl", "chats/test.jsonl"]
     assert call(installed, tmp_path, "validate", *files) == "3,000 records, all valid\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,9 @@ def write_out(
     files = _write_lines(job, shards, places, choice, out)
     templates = _write_review(job, places, choice, out)
     rejected = [*summary.rejected, *_taken(places, why)]
-    _write_or_remove(out / "rejected.jsonl", rejected, lambda line: orjson.dumps({"fault": line}))
+    _write_or_remove(
+        out / "rejected.jsonl", rejected, lambda line: json.dumps({"fault": line}).encode()
+    )
     card = {
         "name": "Prepared conversations",
         "version": __version__,

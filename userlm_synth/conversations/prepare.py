@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from userlm_synth.conversations.output import write_out
 from userlm_synth.conversations.shards import Job, Places, Shard
 from userlm_synth.conversations.sources import Block, open_source
 from userlm_synth.conversations.sources.files import Numbered
-from userlm_synth.conversations.workers import SHOWN, make_shards, stopped
+from userlm_synth.conversations.workers import SHOWN, SMALL, make_shards, stopped
 from userlm_synth.errors import UserError
 from userlm_synth.locks import locked
 from userlm_synth.progress import say
@@ -90,18 +91,34 @@ def prepare(settings: Conversations, out: Path, seed: int) -> Record:
     make_folder(out)
     with locked(out, f"{out}: another run is at work in this folder; wait for it"):
         job = Job(settings, source, seed, _work_folder(settings, source, seed, out))
-        shards, summary = make_shards(job, source)
-        if not summary.drafts and not summary.rejected:
-            raise UserError(f"{settings.source}: is empty; it needs at least one conversation")
-        choice = check_ids(shards)
-        _refuse_taken(settings, shards, choice)
-        if settings.dedup:
-            say("  looking for copies ...")
-            drop_copies(shards, choice, settings.dedup)
-        counts = write_out(job, source.describe(), shards, summary, choice, out)
-        (job.folder / "key").unlink()  # first: half a folder is not to be continued
-        shutil.rmtree(job.folder)
+        try:
+            counts = _all_passes(job, source, out)
+        except UserError:
+            if source.total_bytes is not None and source.total_bytes <= SMALL:
+                _clear(job.folder)  # nothing in it that is worth continuing
+                with suppress(OSError):
+                    out.rmdir()  # unless it holds something
+            raise
+        _clear(job.folder)
     return counts
+
+
+def _all_passes(job: Job, source: Source, out: Path) -> Record:
+    settings = job.settings
+    shards, summary = make_shards(job, source)
+    if not summary.drafts and not summary.rejected:
+        raise UserError(f"{settings.source}: is empty; it needs at least one conversation")
+    choice = check_ids(shards)
+    _refuse_taken(settings, shards, choice)
+    if settings.dedup:
+        say("  looking for copies ...")
+        drop_copies(shards, choice, settings.dedup)
+    return write_out(job, source.describe(), shards, summary, choice, out)
+
+
+def _clear(folder: Path) -> None:
+    (folder / "key").unlink()  # first: half a folder is not to be continued
+    shutil.rmtree(folder)
 
 
 def _work_folder(settings: Conversations, source: Source, seed: int, out: Path) -> Path:

@@ -95,7 +95,9 @@ def _first_rows(blocks: Iterator[Block], limit: int | None) -> Iterator[Block]:
 
 def stopped(faults: list[str]) -> Problems:
     """The faults that stop a run, and how to go on without them."""
-    advice = "mend them, or go on without them: conversations.on_error=reject (--on-error reject)"
+    advice = "or count what is faulty and go on: conversations.on_error=reject (--on-error reject)"
+    if len(faults) == 1:
+        return Problems([f"{faults[0]}; {advice}"])
     return Problems([*faults[:SHOWN], advice], limit=SHOWN + 1)
 
 
