@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from userlm_synth.conversations.clean import Cleaner, mended, opening_key, read_ids, writable
+from userlm_synth.conversations.clean import Cleaner, mended, opening_key, writable
+from userlm_synth.conversations.excluded import read_ids
 from userlm_synth.errors import UserError
 from userlm_synth.recipe.sections import Clean
 from userlm_synth.records import Record, record_problems

@@ -81,8 +81,7 @@ the real thing
                          userlm-synth run mine.yaml conversations.source=chats.jsonl.gz
   a Hub base checkpoint  the same with base.scratch=null base.model=meta-llama/Llama-3.2-1B
                            train.max_length=2048 train.learning_rate=2e-5
-  WildChat               allenai/WildChat-1M as JSONL with a `messages` list a line, then
-                         userlm-synth prepare --source wildchat.jsonl.gz --out chats
+  WildChat               userlm-synth prepare --source wildchat --out chats
                          userlm-synth intents make chats/train.jsonl --model SPEC --out FILE
   a published user LM    userlm-synth generate --user hf:microsoft/UserLM-8b --assistant SPEC
                            --intents intents.jsonl --out dialogues

@@ -9,21 +9,16 @@ marks.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
 import math
 import re
-import zlib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from userlm_synth.conversations.language import LOOKED_AT, code, detect
 from userlm_synth.errors import UserError
 from userlm_synth.recipe.sections import Clean
-from userlm_synth.records import Record, open_text, parse_json, read_lines, stable_hash
+from userlm_synth.records import Record, stable_hash
 
 CONTROLS = bytes(set(range(0x20)) - set(b"\t\n")) + b"\x7f"
 NOT_TEXT = "\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ud800-\udfff"  # controls, byte order marks, halves
@@ -37,8 +32,6 @@ SUSPECT = re.compile(
     f"[{NOT_TEXT}в{LEADS}](?:(?<=[{NOT_TEXT}])|(?<=[ÂÃ])[ \xa0]|(?<=в)Ђ|(?<!в)[{FOLLOWERS}])"
 )
 INVISIBLE = " \n\t\xa0\u200b\u200c\u200d\u200e\u200f\u2060"
-ID_COLUMNS = ("session_id", "conversation_hash", "conversation_id", "id")
-TURN_COLUMNS = ("conversation_input", "messages", "conversation")
 
 
 class Cleaner:
@@ -230,9 +223,6 @@ def writable(value: Any, depth: int = 0) -> Any:
     return value
 
 
-# ---- conversations to leave out --------------------------------------------------------------
-
-
 def opening_key(text: str) -> str | None:
     """What a conversation's first user turn is known by in a set of ids; None for a short one.
 
@@ -242,65 +232,3 @@ def opening_key(text: str) -> str | None:
         return None
     plain = " ".join(text.casefold().split())
     return "opening " + hashlib.blake2b(plain.encode(), digest_size=16).hexdigest()
-
-
-def read_ids(path: Path) -> frozenset[str]:
-    """Ids of conversations to leave out: one a line, or a column of JSONL, JSON or CSV (.gz too).
-
-    The column is `session_id`, `conversation_hash`, `conversation_id` or `id`, the first that is
-    there. Where rows hold the turns too, conversations that open with the same words are left out
-    as well. That is what finds WildBench's: its session ids are its own and no hashes of WildChat.
-    `datasets.load_dataset("allenai/WildBench", "v2", split="test").to_json("wildbench.jsonl")`
-    makes such a file.
-    """
-    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    try:
-        if kind == ".jsonl":
-            found = {key for line, row in read_lines(path) for key in _keys(row, f"{path}:{line}")}
-        else:
-            found = _read_whole(path, kind)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: broken gzip file ({error})") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 text (byte {error.start}); ids are one a line, or in a column of "
-            "JSONL, JSON or CSV"
-        ) from None
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if not found:
-        raise UserError(f"{path}: holds no ids; it needs one a line, or a column {ID_COLUMNS[-1]}")
-    return frozenset(found)
-
-
-def _read_whole(path: Path, kind: str) -> set[str]:
-    with open_text(path) as file:
-        text = file.read().decode("utf-8-sig")
-    if kind == ".json":
-        rows = parse_json(text)
-        if not isinstance(rows, list):
-            raise ValueError(f"is a list of ids or of rows, not {type(rows).__name__}")
-        return {key for n, row in enumerate(rows) for key in _keys(row, f"{path}: [{n}]")}
-    if kind == ".csv":
-        table = csv.DictReader(io.StringIO(text, newline=""))
-        return {key for row in table for key in _keys(row, f"{path}:{table.line_num}")}
-    return {line.strip() for line in text.split("\n") if line.strip()}
-
-
-def _keys(row: Any, where: str) -> list[str]:
-    """The id of a row, and the key of its first user turn if it holds turns."""
-    if isinstance(row, (str, int)):
-        return [str(row)]
-    fields = row if isinstance(row, dict) else {}
-    keys = [str(fields[name]) for name in ID_COLUMNS if fields.get(name) not in (None, "")][:1]
-    for turns in (fields.get(name) for name in TURN_COLUMNS):
-        for turn in turns if isinstance(turns, list) else ():
-            if isinstance(turn, dict) and turn.get("role") == "user":
-                key = opening_key(mended(str(turn.get("content") or "").strip()))
-                keys += [key] if key else []
-                break
-    if not keys:
-        raise UserError(f"{where}: has no {', '.join(ID_COLUMNS)}")
-    return keys

@@ -23,8 +23,9 @@ import numpy as np
 
 from userlm_synth._version import __version__
 from userlm_synth.conversations.choose import TAKEN, Choice, check_ids, drop_copies
+from userlm_synth.conversations.making import Job
 from userlm_synth.conversations.output import write_out
-from userlm_synth.conversations.shards import Job, Places, Shard
+from userlm_synth.conversations.shards import Places, Shard
 from userlm_synth.conversations.sources import Block, open_source
 from userlm_synth.conversations.sources.files import Numbered
 from userlm_synth.conversations.workers import SHOWN, SMALL, make_shards, stopped

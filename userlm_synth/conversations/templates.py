@@ -11,16 +11,23 @@ of") stands in texts of all kinds.
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
+from userlm_synth.conversations.arrays import (
+    HALF,
+    count_pairs,
+    distinct,
+    in_order,
+    joined,
+    lower,
+    most_frequent,
+    places_in,
+    upper,
+)
 from userlm_synth.conversations.openings import GRAM, Array, Openings, ngrams
 
 TOGETHER = 1 / 3  # of the more frequent n-gram's openings have the other one next to it
@@ -31,11 +38,7 @@ ALIKE = 0.9  # of a group are copies where it is one template; a phrase is used 
 MIXED = 9  # COMMON in a group of which less are: a long phrase, or a template with long fillings
 STRAY = 0.7  # COPIED of an opening without any frequent n-gram
 TELLING = 3  # groups, at most, have a word in common that tells which template a copy is of
-HALF = np.uint64(32)
 BUCKETS = 26  # bits of the first, rough count, at most
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 #: openings, and their rows in the whole
 Batch = tuple[Openings, Array]
@@ -63,31 +66,16 @@ def find_templates(batches: Batches, rows: int, *, ngram: int, min_copies: int) 
     for each word of an opening that has one.
     """
     grams = _frequent(batches, rows, ngram, min_copies)
-
-    def known(batch: Batch) -> tuple[Array, Array, Array, tuple[Array, Array]]:
-        openings, numbers = batch
-        hashes, starts = ngrams(openings, ngram)
-        places = _known(hashes, grams)
-        where = np.flatnonzero(places >= 0)
-        ids, inside = places[where], np.searchsorted(starts, where, "right") - 1
-        beside = inside[1:] == inside[:-1]
-        links = _pairs(ids[:-1][beside], ids[1:][beside])
-        return numbers, inside.astype(np.uint32), ids.astype(np.uint32), links
-
-    found, links = [], []
-    for *occurrences, pairs in in_order(known, batches()):
-        found.append(occurrences)
-        links.append(pairs)
-    part = _parts(len(grams), links)
+    found, part = _groups(batches, grams, ngram)
     group = np.full(rows, -1, np.int64)
     for numbers, inside, ids in found:
-        row, best = _most_frequent(inside, part[ids])
+        row, best = most_frequent(inside, part[ids])
         group[numbers[row]] = best
     size = np.bincount(group[group >= 0], minlength=len(grams))
     common = _common_words(batches, group, size)
     of, bar = np.full(rows, -1, np.int64), np.full(len(grams), COMMON)
     for strays in (False, True):
-        common = common[size[_upper(common)] >= min_copies]
+        common = common[size[upper(common)] >= min_copies]
         tried = partial(_copies, common=common, size=size, bar=bar, with_strays=strays)
         work = (
             (openings, inside, part[ids])
@@ -103,6 +91,27 @@ def find_templates(batches: Batches, rows: int, *, ngram: int, min_copies: int) 
     return _numbered(of, grams, part, min_copies)
 
 
+#: rows of a batch; of each frequent n-gram in it the opening, and its place among the frequent ones
+Occurrences = tuple[Array, Array, Array]
+
+
+def _groups(batches: Batches, grams: Array, ngram: int) -> tuple[list[Occurrences], Array]:
+    """Where the frequent n-grams are, batch by batch, and the group of each of them."""
+
+    def occurrences(batch: Batch) -> tuple[Occurrences, tuple[Array, Array]]:
+        openings, numbers = batch
+        hashes, starts = ngrams(openings, ngram)
+        places = places_in(grams, hashes)
+        where = np.flatnonzero(places >= 0)
+        ids, inside = places[where], np.searchsorted(starts, where, "right") - 1
+        beside = inside[1:] == inside[:-1]
+        links = count_pairs(ids[:-1][beside], ids[1:][beside])
+        return (numbers, inside.astype(np.uint32), ids.astype(np.uint32)), links
+
+    made = list(in_order(occurrences, batches()))
+    return [found for found, _ in made], _parts(len(grams), [links for _, links in made])
+
+
 def _common_words(batches: Batches, group: Array, size: Array) -> Array:
     """The words that `SHARED` of a group's rows have: sorted, group and word as one number."""
     keys = [np.zeros(0, np.uint64)]
@@ -110,9 +119,9 @@ def _common_words(batches: Batches, group: Array, size: Array) -> Array:
         of = group[numbers]
         members = np.flatnonzero(of >= 0)
         words, inside = _distinct_words(openings.chosen(members))
-        keys.append(_joined(of[members][inside], words))
+        keys.append(joined(of[members][inside], words))
     key, times = np.unique(np.concatenate(keys), return_counts=True)
-    return key[times >= SHARED * size[_upper(key)]]
+    return key[times >= SHARED * size[upper(key)]]
 
 
 def _copies(
@@ -134,11 +143,11 @@ def _copies(
     strays = np.flatnonzero(stray)
     others = openings.chosen(strays)
     owner, place = _owners(others.words >> HALF, common)
-    row, best = _most_frequent(strays[others.inside[place]], owner)
-    pair = _distinct(_joined(np.concatenate([having, row]), np.concatenate([group, best])))
-    one, candidate = _upper(pair), _lower(pair).astype(np.int64)
+    row, best = most_frequent(strays[others.inside[place]], owner)
+    pair = distinct(joined(np.concatenate([having, row]), np.concatenate([group, best])))
+    one, candidate = upper(pair), lower(pair).astype(np.int64)
     # every distinct word of an opening against every group that it may belong to
-    tried = _distinct(one)
+    tried = distinct(one)
     words, inside = _distinct_words(openings.chosen(tried))
     number = np.bincount(inside, minlength=len(tried))
     first = np.cumsum(number) - number
@@ -146,7 +155,7 @@ def _copies(
     number, first = number[at], first[at]
     which = np.repeat(np.arange(len(pair)), number)
     word = words[np.arange(len(which)) + np.repeat(first - np.cumsum(number) + number, number)]
-    shared = _known(_joined(candidate[which], word), common) >= 0
+    shared = places_in(common, joined(candidate[which], word)) >= 0
     share = np.bincount(which, shared, len(pair))
     least = np.where(stray[one], STRAY, COPIED) * number
     fits = np.flatnonzero((share >= least) & (share * share >= bar[candidate] * number))
@@ -158,44 +167,20 @@ def _copies(
 
 def _owners(words: Array, common: Array) -> tuple[Array, Array]:
     """(a group that has the word in common, place in `words`), for every telling word."""
-    order = np.argsort(_lower(common), kind="stable")
-    word = _lower(common)[order]
+    order = np.argsort(lower(common), kind="stable")
+    word = lower(common)[order]
     start = np.searchsorted(word, words)
     number = np.searchsorted(word, words, "right") - start
     number[number > TELLING] = 0
     at = np.repeat(np.arange(len(words)), number)
     rank = np.arange(len(at)) - np.repeat(np.cumsum(number) - number, number)
-    return _upper(common)[order[start[at] + rank]], at
+    return upper(common)[order[start[at] + rank]], at
 
 
 def _distinct_words(openings: Openings) -> tuple[Array, Array]:
     """(32 bits of a word's hash, its opening) of the distinct words of each opening, in order."""
-    key = _distinct(_joined(openings.inside, openings.words >> HALF))
-    return _lower(key), _upper(key)
-
-
-def _distinct(values: Array) -> Array:
-    """Sorted, each once (numpy's `unique` hashes, which is slower here)."""
-    values = np.sort(values)
-    first = np.ones(len(values), bool)
-    first[1:] = values[1:] != values[:-1]
-    return values[first]
-
-
-def _joined(upper: Array, lower: Array) -> Array:
-    """Two numbers below 2**32 as one uint64."""
-    key: Array = upper.astype(np.uint64) << HALF | lower.astype(np.uint64)
-    return key
-
-
-def _upper(key: Array) -> Array:
-    upper: Array = (key >> HALF).astype(np.int64)
-    return upper
-
-
-def _lower(key: Array) -> Array:
-    lower: Array = key & np.uint64(2**32 - 1)
-    return lower
+    key = distinct(joined(openings.inside, openings.words >> HALF))
+    return lower(key), upper(key)
 
 
 def _frequent(batches: Batches, rows: int, ngram: int, min_copies: int) -> Array:
@@ -214,7 +199,7 @@ def _frequent(batches: Batches, rows: int, ngram: int, min_copies: int) -> Array
         some = np.flatnonzero(rough[hashes >> shift] >= min_copies)
         inside = np.searchsorted(starts, some, "right") - 1
         key = inside.astype(np.uint64) << np.uint64(GRAM) | hashes[some]
-        once: Array = _distinct(key) & np.uint64(2**GRAM - 1)  # for all that an opening repeats
+        once: Array = distinct(key) & np.uint64(2**GRAM - 1)  # for all that an opening repeats
         return once
 
     left = list(in_order(often, batches()))
@@ -226,39 +211,13 @@ def _frequent(batches: Batches, rows: int, ngram: int, min_copies: int) -> Array
     return value[starts[lengths >= min_copies]]
 
 
-def in_order(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-    """`map` on several threads, a few items ahead: numpy lets go of the interpreter as it works."""
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Out]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _known(hashes: Array, grams: Array) -> Array:
-    """The place of each hash in the sorted `grams`, or -1."""
-    if not len(grams):
-        return np.full(len(hashes), -1, np.int64)
-    place = np.minimum(np.searchsorted(grams, hashes), len(grams) - 1)
-    return np.where(grams[place] == hashes, place, -1)
-
-
-def _pairs(one: Array, two: Array) -> tuple[Array, Array]:
-    """Distinct pairs of numbers below 2**32 as one number each, and how often each occurs."""
-    return np.unique(_joined(one, two), return_counts=True)
-
-
 def _parts(count: int, links: Sequence[tuple[Array, Array]]) -> Array:
     """For each of `count` n-grams the smallest one that it is linked with, however indirectly."""
     keys = np.concatenate([np.zeros(0, np.uint64), *(key for key, _ in links)])
     times = np.concatenate([np.zeros(0, np.int64), *(number for _, number in links)])
     pair, place = np.unique(keys, return_inverse=True)
     together = np.bincount(place, times, len(pair))
-    one, two = _upper(pair), _lower(pair).astype(np.int64)
+    one, two = upper(pair), lower(pair).astype(np.int64)
     # openings that go on from, or come to, an n-gram
     before = np.bincount(one, together, count)
     after = np.bincount(two, together, count)
@@ -276,18 +235,6 @@ def _parts(count: int, links: Sequence[tuple[Array, Array]]) -> Array:
         a, b = top(a), top(b)
         root[max(a, b)] = min(a, b)
     return np.array([top(item) for item in range(count)], np.int64)
-
-
-def _most_frequent(rows: Array, parts: Array) -> tuple[Array, Array]:
-    """(distinct rows, the part that occurs most often in each; the smallest of equals)."""
-    if not len(rows):
-        return rows, parts
-    key, times = _pairs(rows, parts)
-    row, part = _upper(key), _lower(key).astype(np.int64)
-    order = np.lexsort((part, -times, row))
-    row, part = row[order], part[order]
-    first = np.concatenate([[True], row[1:] != row[:-1]])
-    return row[first], part[first]
 
 
 def _numbered(of: Array, grams: Array, part: Array, min_copies: int) -> Templates:

@@ -19,7 +19,8 @@ from itertools import count, islice
 from multiprocessing import connection, get_context, parent_process
 from typing import Protocol
 
-from userlm_synth.conversations.shards import Job, Shard, ShardMaker, Summary
+from userlm_synth.conversations.making import Job, ShardMaker
+from userlm_synth.conversations.shards import Shard, Summary
 from userlm_synth.conversations.sources import Block, rows
 from userlm_synth.conversations.sources.files import Numbered
 from userlm_synth.errors import Problems, UserError
