@@ -28,6 +28,7 @@ from userlm_synth.conversations.output import write_out
 from userlm_synth.conversations.shards import Places, Shard
 from userlm_synth.conversations.sources import Block, open_source
 from userlm_synth.conversations.sources.files import Numbered
+from userlm_synth.conversations.splits import SPLITS
 from userlm_synth.conversations.workers import SHOWN, SMALL, make_shards, stopped
 from userlm_synth.errors import UserError
 from userlm_synth.locks import locked
@@ -35,6 +36,10 @@ from userlm_synth.progress import say
 from userlm_synth.recipe import Conversations
 from userlm_synth.records import Record, make_folder, sha256_file, stable_hash, write_bytes
 
+WRITTEN = (
+    "card.json",
+    *(f"{name}.jsonl" for name in (*SPLITS, "templates", "rejected", "dropped")),
+)
 FORMAT = 1  # of the shards; another one is not continued
 
 
@@ -88,6 +93,7 @@ def prepare(settings: Conversations, out: Path, seed: int) -> Record:
     if settings.source == "quickstart":
         source = Generated(settings.count, seed)
     else:
+        _refuse_source_in(out, Path(settings.source))
         source = open_source(settings)
     make_folder(out)
     with locked(out, f"{out}: another run is at work in this folder; wait for it"):
@@ -102,6 +108,16 @@ def prepare(settings: Conversations, out: Path, seed: int) -> Record:
             raise
         _clear(job.folder)
     return counts
+
+
+def _refuse_source_in(out: Path, source: Path) -> None:
+    """Output that would overwrite the source, or be read as a part of it the next time."""
+    if source.is_dir():
+        clash = source.resolve() in (out.resolve(), *out.resolve().parents)
+    else:
+        clash = source.resolve().parent == out.resolve() and source.name in WRITTEN
+    if clash:
+        raise UserError(f"{out}: is where the source {source} is; name another folder with --out")
 
 
 def _all_passes(job: Job, source: Source, out: Path) -> Record:
