@@ -118,7 +118,9 @@ DRIVER = textwrap.dedent("""
             def watch(event, details):
                 nonlocal seen
                 reads = event == "open" and details[1] in (None, "r", "rb")
-                if event in WATCHED and not reads and str(out) in str(details[0]):
+                in_folder = event in ("os.remove", "os.rmdir") and details[1] != -1  # of a tree
+                here = in_folder or str(out) in str(details[0])
+                if event in WATCHED and not reads and here:
                     seen += 1
                     if seen == last:
                         os.kill(os.getpid(), signal.SIGKILL)
@@ -143,6 +145,9 @@ DRIVER = textwrap.dedent("""
         if run(last) == 0:  # there were not so many things to do
             break
         left = contents() if out.exists() else {}
+        half = [name for name in left if name[0] != "." and left[name] != whole[name]]
+        if half:
+            print(last, "half written:", half)
         states.add((any(".work" in name for name in left), "train.jsonl" in left))
         run(7 * last % 40 + 1)
         assert run(None) == 0
@@ -183,7 +188,8 @@ def test_killed_at_any_moment_a_later_run_ends_with_the_same_bytes(
     template = "write me a long and sad story of the sea and of a king called {}"
     for number in range(3):
         more = [conversation(template.format(f"k{n}"), number=n) for n in range(900, 912)]
-        write_jsonl(folder / f"{number}.jsonl", [*chats(30, 30 * number), *more, "no chat"])
+        more += [conversation(" ", number=number), "no chat"]
+        write_jsonl(folder / f"{number}.jsonl", [*chats(30, 30 * number + 3), *more])
     said = killed_at(folder, tmp_path / "out", 1, 1)
     assert said.startswith("killed "), said
     assert said.endswith("in 4 states\n")
@@ -282,7 +288,7 @@ def test_ctrl_c_is_one_line_and_status_130(
 def test_a_worker_that_is_killed_is_one_line(endless: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with started(endless, out) as process:
-        until(process, lambda: workers_of(process))
+        until(process, (out / ".work" / "000000.json").exists)
         os.kill(workers_of(process)[0], signal.SIGKILL)
         _, said = process.communicate(timeout=20)
     assert process.returncode == 1, said
@@ -346,6 +352,25 @@ def test_a_run_goes_on_where_it_was(
     prepare(Conversations(source=str(corpus), workers=1, **EVERYTHING), halfway, 0)
     assert made == ["000003"]
     assert contents(halfway) == whole
+
+
+def test_interrupted_as_it_clears_up_it_ends_with_the_same_bytes(
+    corpus: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(folder: Path, **_: object) -> None:
+        for path in folder.glob("*.dropped"):
+            path.unlink()
+            monkeypatch.undo()
+        if folder.exists():
+            raise KeyboardInterrupt
+
+    settings = Conversations(source=str(corpus), **EVERYTHING)
+    monkeypatch.setattr(shutil, "rmtree", half)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings, tmp_path, 0)
+    assert (tmp_path / ".work" / "000000.json").exists()
+    prepare(settings, tmp_path, 0)
+    assert contents(tmp_path) == whole
 
 
 def test_a_shard_that_is_not_whole_is_made_again(

@@ -257,6 +257,15 @@ def test_short_and_long_templates_are_found(words: int) -> None:
     assert of.tolist() == [0] * 50 + [-1] * 200
 
 
+def test_a_copy_that_has_no_run_of_words_with_the_others_is_one_by_its_words() -> None:
+    rng = random.Random(4)
+    skeleton = made_up(rng, 13)
+    same = [" ".join([*skeleton, word]) for word in made_up(rng, 40)]
+    broken = [" ".join([*skeleton[:6], word, *skeleton[7:]]) for word in made_up(rng, 5)]
+    of = found_in([*same, *broken, *genuine(rng, 100)]).of
+    assert of.tolist() == [0] * 45 + [-1] * 100
+
+
 def test_a_template_in_a_script_without_spaces_is_found() -> None:
     rng = random.Random(7)
     letters = [chr(code) for code in range(0x4E00, 0x4F00)]

@@ -114,12 +114,15 @@ def _groups(batches: Batches, grams: Array, ngram: int) -> tuple[list[Occurrence
 
 def _common_words(batches: Batches, group: Array, size: Array) -> Array:
     """The words that `SHARED` of a group's rows have: sorted, group and word as one number."""
-    keys = [np.zeros(0, np.uint64)]
-    for openings, numbers in batches():
+
+    def of_members(batch: Batch) -> Array:
+        openings, numbers = batch
         of = group[numbers]
         members = np.flatnonzero(of >= 0)
         words, inside = _distinct_words(openings.chosen(members))
-        keys.append(joined(of[members][inside], words))
+        return joined(of[members][inside], words)
+
+    keys = [np.zeros(0, np.uint64), *in_order(of_members, batches())]
     key, times = np.unique(np.concatenate(keys), return_counts=True)
     return key[times >= SHARED * size[upper(key)]]
 
