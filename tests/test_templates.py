@@ -333,3 +333,19 @@ def test_the_order_of_the_rows_changes_no_membership() -> None:
     of, moved = found_in(mixed()).of, found_in([mixed()[row] for row in order]).of
     pairs = set(zip(of[order].tolist(), moved.tolist(), strict=True))
     assert len(pairs) == 9, "one new number for each old one"
+
+
+def test_a_template_with_short_lists_of_fillings_is_one_template() -> None:
+    """Each filling has frequent n-grams of its own, and would be a template by itself."""
+    rng = random.Random(0)
+    people = "cat robot wizard farmer sailor teacher nurse pirate knight baker".split()
+    moods = "red sad tiny huge ancient modern gentle brave silly clever".split()
+    texts = [
+        f"You are an expert {rng.choice(people)}. Explain to a beginner how to become a "
+        f"{rng.choice(moods)} {rng.choice(people)} within {rng.randint(2, 40)} days"
+        for _ in range(1000)
+    ] + [" ".join(made_up(rng, 20)) for _ in range(500)]
+    found = found_in(texts)
+    assert found.count == 1
+    assert (~over_cap(found.of, 1)[:1000]).sum() <= 5
+    assert (found.of[1000:] < 0).all()

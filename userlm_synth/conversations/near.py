@@ -18,7 +18,12 @@ AT_ONCE = 100_000  # pairs compared at once, to bound memory
 
 
 def near_duplicates(bands: Array, signatures: Callable[[Array], Array], threshold: float) -> Array:
-    """True for the rows that repeat an earlier one.
+    """True for the rows that repeat an earlier one; see `first_alike`."""
+    return np.not_equal(first_alike(bands, signatures, threshold), np.arange(len(bands)))
+
+
+def first_alike(bands: Array, signatures: Callable[[Array], Array], threshold: float) -> Array:
+    """For each row the first one that it is linked with, itself where there is none: int64.
 
     `bands`: (n, BANDS) uint64; `signatures(rows)`: those of ascending rows, (rows, columns) uint32.
     """
@@ -36,7 +41,7 @@ def near_duplicates(bands: Array, signatures: Callable[[Array], Array], threshol
     for a, b in zip(one[alike].tolist(), two[alike].tolist(), strict=True):
         a, b = _top(root, a), _top(root, b)
         root[max(a, b)] = min(a, b)
-    return np.not_equal(root, np.arange(len(bands)))
+    return np.array([_top(root, row) for row in range(len(root))], np.int64)
 
 
 def _neighbours(band: Array) -> Array:

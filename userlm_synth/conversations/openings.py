@@ -147,13 +147,13 @@ def _functions() -> tuple[Array, Array]:
     return factors | np.uint32(1), summands
 
 
-def signatures(openings: Openings) -> Array:
-    """MinHash signatures (Broder 1997) of the openings' word 3-grams: uint32, (n, BANDS * ROWS).
+def signatures(openings: Openings, shingle: int = SHINGLE) -> Array:
+    """MinHash signatures (Broder 1997) of the openings' word n-grams: uint32, (n, BANDS * ROWS).
 
     The share of equal columns of two rows estimates the Jaccard index of their shingles. A row of
     zeros has no shingle at all.
     """
-    shingles, starts = ngrams(openings, SHINGLE)
+    shingles, starts = ngrams(openings, shingle)
     found = np.zeros((BANDS * ROWS, len(openings)), np.uint32)
     filled = np.flatnonzero(np.diff(starts))
     if len(filled):

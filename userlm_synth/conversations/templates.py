@@ -28,7 +28,15 @@ from userlm_synth.conversations.arrays import (
     places_in,
     upper,
 )
-from userlm_synth.conversations.openings import GRAM, Array, Openings, ngrams
+from userlm_synth.conversations.near import first_alike
+from userlm_synth.conversations.openings import (
+    GRAM,
+    Array,
+    Openings,
+    band_hashes,
+    ngrams,
+    signatures,
+)
 
 TOGETHER = 1 / 3  # of the more frequent n-gram's openings have the other one next to it
 SHARED = 0.5  # of a group's openings have a word that is the template's
@@ -37,6 +45,7 @@ COMMON = 7  # number x share of these words, at least: 7 of 7, 10 of 14, 14 of 2
 ALIKE = 0.9  # of a group are copies where it is one template; a phrase is used in all kinds of text
 MIXED = 11  # COMMON in a group of which less are: a long phrase, or a template with long fillings
 STRAY = 0.7  # COPIED of an opening without any frequent n-gram
+SAME_WORDS = 0.6  # of two groups' common words (Jaccard): they are one template's
 TELLING = 3  # groups, at most, have a word in common that tells which template a copy is of
 BUCKETS = 26  # bits of the first, rough count, at most
 
@@ -86,8 +95,15 @@ def find_templates(batches: Batches, rows: int, *, ngram: int, min_copies: int) 
         if not strays:
             copies = np.bincount(group[(group >= 0) & (of >= 0)], minlength=len(grams))
             bar = np.where(copies >= ALIKE * size, COMMON, MIXED)
-            # fragments of a template have fallen to the largest, and are out of the way now
+            # fragments of a template have fallen to the largest, or are of one family with it
             size = np.bincount(of[of >= 0], minlength=len(grams))
+            common = common[size[upper(common)] >= min_copies]
+            family = _families(common, len(grams))
+            common = distinct(joined(family[upper(common)], lower(common)))
+            part = family[part]
+            size = np.bincount(family, size, len(grams)).astype(np.int64)
+            bar = np.array(bar)
+            np.minimum.at(bar, family, bar.copy())
     return _numbered(of, grams, part, min_copies)
 
 
@@ -125,6 +141,21 @@ def _common_words(batches: Batches, group: Array, size: Array) -> Array:
     keys = [np.zeros(0, np.uint64), *in_order(of_members, batches())]
     key, times = np.unique(np.concatenate(keys), return_counts=True)
     return key[times >= SHARED * size[upper(key)]]
+
+
+def _families(common: Array, count: int) -> Array:
+    """For each of `count` groups the first with nearly the same common words, or itself.
+
+    A template whose slots are filled from short lists ("... about a dragon who", "... about a cat
+    who") has frequent n-grams, and so a group, for each filling.
+    """
+    groups, first = np.unique(upper(common), return_index=True)
+    found = signatures(Openings(lower(common), np.append(first, len(common))), 1)
+    family = np.arange(count)
+    if len(groups):
+        alike = first_alike(band_hashes(found), lambda rows: found[rows], SAME_WORDS)
+        family[groups] = groups[alike]
+    return family
 
 
 def _copies(
