@@ -338,8 +338,8 @@ def test_the_order_of_the_rows_changes_no_membership() -> None:
 def test_a_template_with_short_lists_of_fillings_is_one_template() -> None:
     """Each filling has frequent n-grams of its own, and would be a template by itself."""
     rng = random.Random(0)
-    people = "cat robot wizard farmer sailor teacher nurse pirate knight baker".split()
-    moods = "red sad tiny huge ancient modern gentle brave silly clever".split()
+    people = ("cat", "robot", "wizard", "farmer", "sailor", "teacher", "nurse", "pirate", "baker")
+    moods = ("red", "sad", "tiny", "huge", "ancient", "modern", "gentle", "brave", "silly")
     texts = [
         f"You are an expert {rng.choice(people)}. Explain to a beginner how to become a "
         f"{rng.choice(moods)} {rng.choice(people)} within {rng.randint(2, 40)} days"
