@@ -129,7 +129,8 @@ class Hub(BaseHTTPRequestHandler):
         if rest.startswith("/revision/") and rest.split("/")[2] not in (SHA, NEW, "v2"):
             return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
         info = {
-            "id": repo, "sha": NEW if rest == "/revision/v2" else SHA, "private": False,
+            "id": repo, "private": False,
+            "sha": NEW if rest in ("/revision/v2", f"/revision/{NEW}") else SHA,
             "gated": "auto" if repo == "me/gated" else False, "tags": [], "downloads": 0,
             "likes": 0, "siblings": [{"rfilename": name} for name in files],
             "cardData": {"license": "mit"},
@@ -363,3 +364,28 @@ def test_no_network_is_one_line(tmp_path: Path) -> None:
 def test_the_offline_switch_is_named() -> None:
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         open_source(Conversations(source="wildchat"))
+
+
+@pytest.mark.parametrize("commit", [None, NEW])
+def test_an_interrupted_run_goes_on_at_its_commit(
+    address: str, tmp_path: Path, commit: str | None
+) -> None:
+    out = tmp_path / "out"
+    if commit:  # what such a run leaves
+        (out / ".work").mkdir(parents=True)
+        (out / ".work" / "commit").write_text(commit)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0",
+    }  # fmt: skip
+    shares = [f"conversations.{name}" for name in ("train=1", "validation=0", "test=0")]
+    command = ["prepare", "--source", f"{HF}me/rows", "--out", str(out), *shares]
+    done = subprocess.run(
+        [sys.executable, "-m", "userlm_synth", *command],
+        capture_output=True, text=True, env=environment, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    card = json.loads((out / "card.json").read_text())
+    assert card["source"]["revision"] == (commit or SHA)
+    assert card["steps"][0]["in"] == (15 if commit else 25)
+    assert not (out / ".work").exists()

@@ -52,6 +52,7 @@ class Source(Protocol):
     def form(self, row: Record) -> str: ...
     def describe(self) -> Record: ...
     def identity(self) -> list[Any]: ...
+    def commit(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ class Generated:
         """What the text follows from."""
         return [__version__, self.count, self.seed]
 
+    def commit(self) -> None:
+        """It is not on the Hub."""
+
 
 def prepare(settings: Conversations, out: Path, seed: int) -> Record:
     """Write the splits and the data card into `out`; returns counts."""
@@ -94,7 +98,7 @@ def prepare(settings: Conversations, out: Path, seed: int) -> Record:
         source = Generated(settings.count, seed)
     else:
         _refuse_source_in(out, Path(settings.source))
-        source = open_source(settings)
+        source = open_source(settings, _commit_of_former_run(out))
     make_folder(out)
     with locked(out, f"{out}: another run is at work in this folder; wait for it"):
         job = Job(settings, source, seed, _work_folder(settings, source, seed, out))
@@ -108,6 +112,14 @@ def prepare(settings: Conversations, out: Path, seed: int) -> Record:
             raise
         _clear(job.folder)
     return counts
+
+
+def _commit_of_former_run(out: Path) -> str | None:
+    """Where an interrupted run read from the Hub: it goes on there, though the dataset moved."""
+    try:
+        return (out / ".work" / "commit").read_text()
+    except OSError:
+        return None
 
 
 def _refuse_source_in(out: Path, source: Path) -> None:
@@ -151,6 +163,8 @@ def _work_folder(settings: Conversations, source: Source, seed: int, out: Path) 
     if not mark.is_file() or mark.read_text() != key:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+        if commit := source.commit():
+            write_bytes(folder / "commit", [commit.encode()])
         write_bytes(mark, [key.encode()])
     return folder
 

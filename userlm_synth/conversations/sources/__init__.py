@@ -92,6 +92,10 @@ class Source:
             "terms": known.terms if known and not own else None,
         }
 
+    def commit(self) -> str | None:
+        """The commit of a dataset on the Hub, else None."""
+        return self.remote.sha if self.remote else None
+
     def identity(self) -> list[Any]:
         """What must be unchanged for a resumed run: paths, sizes, mtimes; or the Hub's commit."""
         if self.remote:
@@ -106,9 +110,12 @@ class Source:
         return [[path.as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
-def open_source(settings: Conversations) -> Source:
-    """A source other than `quickstart`; raises UserError where there is nothing to read."""
+def open_source(settings: Conversations, commit: str | None = None) -> Source:
+    """A source other than `quickstart`; raises UserError where there is nothing to read.
+
+    `commit`: of a dataset on the Hub whose address names no revision, from an earlier run.
+    """
     if hub_address(settings.source):
-        return Source(settings, None, hub.resolve(settings))
+        return Source(settings, None, hub.resolve(settings, commit))
     found = files.find_files(settings.source)
     return Source(settings, sum(path.stat().st_size for path in found))

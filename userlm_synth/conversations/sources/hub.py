@@ -46,14 +46,17 @@ class HubSource:
         return f"{HUB}{self.repo}@{self.sha}"
 
 
-def resolve(settings: Conversations) -> HubSource:
-    """The dataset at its commit; raises UserError in one line where it cannot be had."""
+def resolve(settings: Conversations, commit: str | None = None) -> HubSource:
+    """The dataset at its commit; raises UserError in one line where it cannot be had.
+
+    Without a revision in its address it is at `commit`, and without one where it stands now.
+    """
     from huggingface_hub import HfApi
 
     address = hub_address(settings.source)
     if address is None:
         raise UserError(f"{settings.source}: is no dataset on the Hub")
-    repo, revision = address
+    repo, revision = address[0], address[1] or commit
     known = named(settings.source)
     with _explained(repo, revision):
         api = HfApi()
