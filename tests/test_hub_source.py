@@ -366,14 +366,14 @@ def test_the_offline_switch_is_named() -> None:
         open_source(Conversations(source="wildchat"))
 
 
-@pytest.mark.parametrize("commit", [None, NEW])
-def test_an_interrupted_run_goes_on_at_its_commit(
-    address: str, tmp_path: Path, commit: str | None
+@pytest.mark.parametrize(("former", "commit"), [("me/rows", NEW), ("me/other", SHA), ("", SHA)])
+def test_an_interrupted_run_goes_on_at_its_commit_and_another_does_not(
+    address: str, tmp_path: Path, former: str, commit: str
 ) -> None:
     out = tmp_path / "out"
-    if commit:  # what such a run leaves
+    if former:  # what such a run leaves
         (out / ".work").mkdir(parents=True)
-        (out / ".work" / "commit").write_text(commit)
+        (out / ".work" / "commit").write_text(f"{HF}{former} {NEW}")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
         "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0",
@@ -386,6 +386,6 @@ def test_an_interrupted_run_goes_on_at_its_commit(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     card = json.loads((out / "card.json").read_text())
-    assert card["source"]["revision"] == (commit or SHA)
-    assert card["steps"][0]["in"] == (15 if commit else 25)
+    assert card["source"]["revision"] == commit
+    assert card["steps"][0]["in"] == (15 if commit == NEW else 25)
     assert not (out / ".work").exists()

@@ -98,7 +98,7 @@ def prepare(settings: Conversations, out: Path, seed: int) -> Record:
         source = Generated(settings.count, seed)
     else:
         _refuse_source_in(out, Path(settings.source))
-        source = open_source(settings, _commit_of_former_run(out))
+        source = open_source(settings, _commit_of_former_run(settings.source, out))
     make_folder(out)
     with locked(out, f"{out}: another run is at work in this folder; wait for it"):
         job = Job(settings, source, seed, _work_folder(settings, source, seed, out))
@@ -114,12 +114,13 @@ def prepare(settings: Conversations, out: Path, seed: int) -> Record:
     return counts
 
 
-def _commit_of_former_run(out: Path) -> str | None:
+def _commit_of_former_run(address: str, out: Path) -> str | None:
     """Where an interrupted run read from the Hub: it goes on there, though the dataset moved."""
     try:
-        return (out / ".work" / "commit").read_text()
-    except OSError:
+        former, commit = (out / ".work" / "commit").read_text().split()
+    except (OSError, ValueError):
         return None
+    return commit if former == address else None
 
 
 def _refuse_source_in(out: Path, source: Path) -> None:
@@ -164,7 +165,7 @@ def _work_folder(settings: Conversations, source: Source, seed: int, out: Path) 
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         if commit := source.commit():
-            write_bytes(folder / "commit", [commit.encode()])
+            write_bytes(folder / "commit", [f"{settings.source} {commit}".encode()])
         write_bytes(mark, [key.encode()])
     return folder
 
