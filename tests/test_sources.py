@@ -46,7 +46,7 @@ def read(source: Path | str, **options: Any) -> list[Row]:
     for block in opened.blocks():
         assert pickle.loads(pickle.dumps(block)) == block
         for number, row in rows(block):
-            assert not isinstance(row, Fault), located(block.file, number, row.reason)
+            assert not isinstance(row, Fault), f"{located(block.file, number)}: {row.reason}"
             found += drafts(row, opened.form(row), wanted, block.file, number)
     return found
 
@@ -296,7 +296,7 @@ def test_a_truncated_file_gives_its_whole_lines_one_fault_and_the_next_file(
     assert [number for _, number, _ in good] == list(range(1, last + 1))
     assert [one for *_, one in good] == noise[:last]
     assert (name, other, one, row) == (path.name, "b.jsonl", 1, chat(1))
-    assert located(str(path), last, fault.reason) == (
+    assert f"{located(str(path), last)}: {fault.reason}" == (
         f"{path}:{last}: the {'gzip' if kind == '.gz' else 'zstd'} file is broken from here on "
         "(Truncated compressed stream); get a whole copy of it"
     )

@@ -80,3 +80,22 @@ def most_frequent(rows: Array, parts: Array) -> tuple[Array, Array]:
     row, part = row[order], part[order]
     first = np.concatenate([[True], row[1:] != row[:-1]])
     return row[first], part[first]
+
+
+def first_linked(count: int, one: Array, two: Array) -> Array:
+    """For each of `count` items the first that it is linked with, however indirectly: int64.
+
+    `one[i]` is linked with `two[i]`; an item without a link is its own first.
+    """
+    root = list(range(count))
+
+    def top(item: int) -> int:
+        while root[item] != item:
+            root[item] = root[root[item]]
+            item = root[item]
+        return item
+
+    for a, b in zip(one.tolist(), two.tolist(), strict=True):
+        a, b = top(a), top(b)
+        root[max(a, b)] = min(a, b)
+    return np.array([top(item) for item in range(count)], np.int64)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -60,33 +59,25 @@ class ShardMaker:
         """One shard; with `on_error: stop` and a fault, its files are not written."""
         summary, made = Summary(), _Rows(self.job)
         for number, row in rows(block):
+            where = located(block.file, number)
             if isinstance(row, Fault):
-                summary.unreadable[kind_of(row.reason)] += 1
-                summary.rejected.append(located(block.file, number, row.reason))
+                summary.reject(summary.unreadable, where, [row.reason])
                 continue
             summary.rows += 1
             try:
                 form = self.job.source.form(row)
-                found = list(drafts(row, form, self.job.settings, block.file, number))
-                summary.forms[form] += 1
+                found = drafts(row, form, self.job.settings, block.file, number)
             except (BadRow, UserError) as error:
-                summary.unreadable[kind_of(str(error))] += 1
-                summary.rejected.append(located(block.file, number, str(error)))
+                summary.reject(summary.unreadable, where, [str(error)])
                 continue
-            for place, draft in enumerate(found, 1):
-                draft["id"] = draft["id"] or self._name(block.file, number, place, len(found))
-                self._one(draft, block.file, number, summary, made)
+            summary.forms[form] += 1
+            for draft in found:
+                self._one(draft, where, number, summary, made)
         if not summary.rejected or self.job.settings.on_error == "reject":
             Shard(self.job.folder, block.number).write(made.content(block.file), summary)
         return summary
 
-    def _name(self, file: str, number: int, place: int, count: int) -> str:
-        source = Path(self.job.settings.source)
-        inside = Path(file).relative_to(source) if source.is_dir() else Path(Path(file).name)
-        stem = inside.with_name(inside.name.split(".")[0]).as_posix()
-        return f"{stem}-{number:07d}" + (f"-{place}" if count > 1 else "")
-
-    def _one(self, draft: Record, file: str, number: int, summary: Summary, made: _Rows) -> None:
+    def _one(self, draft: Record, where: str, number: int, summary: Summary, made: _Rows) -> None:
         """Clean, redact and check one draft."""
         summary.drafts += 1
         record: Record | None = draft
@@ -95,7 +86,7 @@ class ShardMaker:
             if record is None:
                 summary.dropped[str(reason)] += 1
                 if self.job.settings.keep_dropped:
-                    made.dropped.append(aside(str(reason), located(file, number, ""), draft))
+                    made.dropped.append(aside(str(reason), where, draft))
                 return
             summary.changed.update(changed)
         assert record
@@ -105,15 +96,12 @@ class ShardMaker:
             summary.redacted.update(redact_record(record))
         line = self._line(record)
         if not line:
-            problems = record_problems(record, "conversation")
-            summary.invalid[kind_of(problems[0])] += 1
-            summary.rejected += [located(file, number, problem) for problem in problems]
+            summary.reject(summary.invalid, where, record_problems(record, "conversation"))
             return
         try:
             made.add(record, line, number)
         except UserError as error:  # no metadata to split by
-            summary.invalid[kind_of(str(error))] += 1
-            summary.rejected.append(located(file, number, str(error)))
+            summary.reject(summary.invalid, where, [str(error)])
             return
         summary.kept += 1
 
@@ -203,14 +191,8 @@ def hash64(text: str) -> int:
 
 def aside(reason: str, where: str, record: object) -> bytes:
     """A line of `dropped.jsonl`."""
-    line = {"reason": reason, "where": where.removesuffix(": "), "record": record}
+    line = {"reason": reason, "where": where, "record": record}
     try:
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # lone surrogates and numbers of more than 64 bits
         return json.dumps(line).encode() + b"\n"
-
-
-def kind_of(fault: str) -> str:
-    """What many faults have in common: `not JSON (... at column 7)` -> `not JSON`."""
-    reason = re.split(r" \(|; ", fault)[0]
-    return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "...", reason)[:80]

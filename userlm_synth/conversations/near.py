@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from userlm_synth.conversations.arrays import first_linked
 from userlm_synth.conversations.openings import Array
 
 AT_ONCE = 100_000  # pairs compared at once, to bound memory
@@ -37,11 +38,7 @@ def first_alike(bands: Array, signatures: Callable[[Array], Array], threshold: f
     for at in range(0, len(one), AT_ONCE):
         some = slice(at, at + AT_ONCE)
         alike[some] = (found[first[some]] == found[second[some]]).mean(1) >= threshold
-    root = list(range(len(bands)))
-    for a, b in zip(one[alike].tolist(), two[alike].tolist(), strict=True):
-        a, b = _top(root, a), _top(root, b)
-        root[max(a, b)] = min(a, b)
-    return np.array([_top(root, row) for row in range(len(root))], np.int64)
+    return first_linked(len(bands), one[alike], two[alike])
 
 
 def _neighbours(band: Array) -> Array:
@@ -54,10 +51,3 @@ def _neighbours(band: Array) -> Array:
     earlier = np.concatenate([order[starts[later]], order[later - 1]])
     pairs: Array = earlier * len(band) + np.concatenate([order[later], order[later]])
     return pairs
-
-
-def _top(root: list[int], item: int) -> int:
-    while root[item] != item:
-        root[item] = root[root[item]]
-        item = root[item]
-    return item

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +152,6 @@ def _write_lines(
     job: Job, shards: Sequence[Shard], places: Places, choice: Choice, out: Path
 ) -> Record:
     """The splits, and with `keep_dropped` what was dropped."""
-    from contextlib import ExitStack
-
     (out / "dropped.jsonl").unlink(missing_ok=True)
     files = [_Output(out / f"{name}.jsonl") for name in SPLITS]
     aside_file = _Output(out / "dropped.jsonl") if job.settings.keep_dropped else None

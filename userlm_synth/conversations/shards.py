@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,12 @@ COLUMNS: dict[str, type[np.generic]] = {
 }
 
 
+def kind_of(fault: str) -> str:
+    """What many faults have in common: `not JSON (... at column 7)` -> `not JSON`."""
+    reason = re.split(r" \(|; ", fault)[0]
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "...", reason)[:80]
+
+
 @dataclass
 class Summary:
     """The counts of a shard, or of several together."""
@@ -54,6 +61,11 @@ class Summary:
     dropped: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     redacted: Counter[str] = field(default_factory=Counter)
+
+    def reject(self, kinds: Counter[str], where: str, reasons: Sequence[str]) -> None:
+        """Count a row or conversation that cannot be used, and list why."""
+        kinds[kind_of(reasons[0])] += 1
+        self.rejected += [f"{where}: {reason}" for reason in reasons]
 
     def add(self, other: Summary) -> None:
         """Count another shard's too."""

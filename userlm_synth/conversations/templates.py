@@ -21,6 +21,7 @@ from userlm_synth.conversations.arrays import (
     HALF,
     count_pairs,
     distinct,
+    first_linked,
     in_order,
     joined,
     lower,
@@ -257,18 +258,7 @@ def _parts(count: int, links: Sequence[tuple[Array, Array]]) -> Array:
     after = np.bincount(two, together, count)
     often = np.maximum(before, after)
     strong = together >= TOGETHER * np.maximum(often[one], often[two])
-    root = list(range(count))
-
-    def top(item: int) -> int:
-        while root[item] != item:
-            root[item] = root[root[item]]
-            item = root[item]
-        return item
-
-    for a, b in zip(one[strong].tolist(), two[strong].tolist(), strict=True):
-        a, b = top(a), top(b)
-        root[max(a, b)] = min(a, b)
-    return np.array([top(item) for item in range(count)], np.int64)
+    return first_linked(count, one[strong], two[strong])
 
 
 def _numbered(of: Array, grams: Array, part: Array, min_copies: int) -> Templates:

@@ -6,7 +6,7 @@
             drafts(row, source.form(row), settings, block.file, number)
 
 A fault of a row or of a whole file is a `Fault` in the stream, not an exception: the reader goes
-on with the next row or file, and `located(block.file, number, fault.reason)` is its one line.
+on with the next row or file, and `located(block.file, number)` says where it was.
 """
 
 from __future__ import annotations

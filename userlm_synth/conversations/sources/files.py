@@ -85,9 +85,9 @@ class Block:
     payload: Payload
 
 
-def located(file: str, number: int, reason: str) -> str:
-    """The one line of a fault: `chats.jsonl:12: not JSON (...)`; number 0 is the file itself."""
-    return f"{file}:{number}: {reason}" if number else f"{file}: {reason}"
+def located(file: str, number: int) -> str:
+    """Where a row is, before what is wrong with it: `chats.jsonl:12`; 0 is the file itself."""
+    return f"{file}:{number}" if number else file
 
 
 def rows(block: Block) -> Iterator[tuple[int, Record | Fault]]:
