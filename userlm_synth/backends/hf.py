@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from userlm_synth.backends.interface import Request, Result
 from userlm_synth.backends.kv_cache import SessionCache
-from userlm_synth.user_lm import ChatFormat, fingerprint, load_model, load_tokenizer
+from userlm_synth.user_lm import ChatFormat
+from userlm_synth.user_lm.adapters import open_checkpoint
 from userlm_synth.user_lm.chat_format import special_ids
 
 if TYPE_CHECKING:
@@ -31,19 +32,19 @@ class HFBackend:
         import torch
         from transformers import GenerationConfig
 
-        self.name = fingerprint(target)
-        self.tokenizer = load_tokenizer(target)
+        self.tokenizer, model, self.name = open_checkpoint(target)
         self.form = ChatFormat.probe(self.tokenizer, "user" if speaker == "user" else "assistant")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = load_model(target).to(self.device).eval()
+        self.model = model.to(self.device).eval()
         # A checkpoint's own defaults (penalties, sampling) must not join what we ask for.
         self.model.generation_config = GenerationConfig()
         self.batch = batch
         self.cache = SessionCache()
         self.context: int = self.model.config.max_position_embeddings
-        self.never = sorted(
-            special_ids(self.tokenizer) - set(self.form.stop_ids)
-        )  # markup is not for models to write
+        # Markup is not for models to write (and some of Gemma's has no row in the head).
+        markup = special_ids(self.tokenizer) - set(self.form.stop_ids)
+        rows = self.model.get_output_embeddings().weight.shape[0]
+        self.never = sorted(token for token in markup if token < rows)
         self.waiting: list[tuple[Request, asyncio.Future[Result]]] = []
         self.worker: asyncio.Task[None] | None = None
 

@@ -15,39 +15,37 @@ from typing import Any, Literal
 
 from userlm_synth.errors import UserError
 from userlm_synth.records import END_TOKEN, Message, Role
+from userlm_synth.user_lm.families import Turns
 
 Speaker = Literal["user", "assistant"]
 
-LLAMA3_TURN = ("<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>")
-CHATML_TURN = ("<|im_start|>", "\n", "<|im_end|>\n")
 
-
-def turn_markup(tokenizer: Any) -> tuple[str, str, str]:
-    """(before the role, after the role, after the text) native to a tokenizer's family.
-
-    ChatML where the tokenizer knows `<|im_start|>` (Qwen, SmolLM), else Llama-3's form.
-    """
-    return CHATML_TURN if "<|im_start|>" in tokenizer.get_vocab() else LLAMA3_TURN
-
-
-def chat_template(markup: tuple[str, str, str], opens: Speaker, bos: bool) -> str:
+def chat_template(turns: Turns, opens: Speaker, bos: bool) -> str:
     """A Jinja chat template that opens a turn of `opens`.
 
     A user LM's template opens a user turn after every conversation that does not end on one, as
     the published UserLM-8b's does, with or without `add_generation_prompt`; `generate_role`
     overrides the role. No dates, no trimming: a longer conversation extends a shorter one.
     """
-    before, after, close = (piece.replace("\n", "\\n") for piece in markup)
+    before, after = (
+        ", ".join(f"'{role}': {_quoted(pieces[place])}" for role, pieces in turns.items())
+        for place in (0, 1)
+    )
     always = "not messages or messages[-1]['role'] != 'user' or " if opens == "user" else ""
     return (
-        ("{{- bos_token }}" if bos else "")
+        f"{{%- set before = {{{before}}} %}}{{%- set after = {{{after}}} %}}"
+        + ("{{- bos_token }}" if bos else "")
         + "{%- for message in messages %}"
-        + f"{{{{- '{before}' + message['role'] + '{after}' + message['content'] + '{close}' }}}}"
+        + "{{- before[message['role']] + message['content'] + after[message['role']] }}"
         + "{%- endfor %}"
         + f"{{%- if {always}add_generation_prompt %}}"
-        + f"{{{{- '{before}' + (generate_role or '{opens}') + '{after}' }}}}"
+        + f"{{{{- before[generate_role or '{opens}'] }}}}"
         + "{%- endif %}"
     )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\n", "\\n") + "'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +137,15 @@ class ChatFormat:
 
 def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of people's texts; a special token's name in them stays ordinary text."""
-    if not texts:
-        return []
-    batch = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
-    ids: list[list[int]] = batch["input_ids"]
-    return ids
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    if not backend.encode_special_tokens:
+        backend.encode_special_tokens = True
+    # without offsets, which nobody asks for: 1.4 times as fast
+    return [one.ids for one in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def special_ids(tokenizer: Any) -> set[int]:

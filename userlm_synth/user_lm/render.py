@@ -2,15 +2,15 @@
 
 Attention is causal, so the K+1 flipped samples of a conversation are one sequence with a mask on
 the user's words, the token that closes each user turn, and `<|endconversation|>` after the last
-reply ("Flipping the Dialogue", S2.1). A conversation longer than `max_length` is cut into windows:
-each repeats the system message, opens on a user turn so that its first target has at least
-`HISTORY` tokens of history (or all there is), and each turn is a target exactly once.
+reply ("Flipping the Dialogue", S2.1). A conversation longer than `max_length` is cut into windows
+of it (`_windows`), in which each of the speaker's turns is a target exactly once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from userlm_synth.errors import UserError
@@ -18,21 +18,22 @@ from userlm_synth.records import Message, Record
 from userlm_synth.user_lm.chat_format import ChatFormat, encode_texts
 
 CONTEXT, WORD, TURN_END, END = range(4)  # kinds of tokens; everything but CONTEXT is a target
-HISTORY = 512
+HISTORY = 512  # tokens of turns' text before a window's first target, where there are that many
 
 
 @dataclass
 class Rendered:
     """One training sequence. `ids`, `kinds` and `turns` have one entry a token.
 
-    `turns` numbers the speaker's turns from 1 at its targets and is 0 elsewhere; `cuts` counts
-    what did not fit: beginnings of context turns, ends of the speaker's own.
+    `turns` numbers the speaker's turns from 1 at its targets and is 0 elsewhere. What did not fit
+    is counted: turns of the history without their beginning, and targets without their end.
     """
 
     ids: list[int] = field(default_factory=list)
     kinds: list[int] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
-    cuts: int = 0
+    lost_beginnings: int = 0
+    lost_ends: int = 0
 
     def add(self, ids: list[int], kind: int = CONTEXT, turn: int = 0) -> None:
         """Append tokens of one kind."""
@@ -45,14 +46,10 @@ class Rendered:
         """How many tokens are trained on."""
         return len(self.kinds) - self.kinds.count(CONTEXT)
 
-
-@dataclass
-class _Turn:
-    role: str
-    ids: list[int]
-    number: int  # of the speaker's turns, from 1; 0 for the other side
-    end: bool = False
-    whole: bool = True
+    @property
+    def cuts(self) -> int:
+        """How many turns did not fit whole."""
+        return self.lost_beginnings + self.lost_ends
 
 
 def system_text(conversation: Mapping[str, object]) -> str | None:
@@ -74,99 +71,174 @@ def render(
     """The windows of one conversation, most often one, for `form.speaker`'s turns.
 
     An assistant's windows have no system message: it does not know what the user wants.
+    `UserError` where the system message leaves no room for a turn.
     """
-    messages = conversation["messages"]
-    system = system_text(conversation) if form.speaker == "user" and with_intent else None
-    encoded = encode_texts(form.tokenizer, [system or "", *(m["content"] for m in messages)])
-    turns, number = [], 0
-    for message, ids in zip(messages, encoded[1:], strict=True):
-        own = message["role"] == form.speaker
-        number += own
-        turns.append(_Turn(message["role"], ids, number if own else 0))
-    if form.end_id is not None and messages[-1]["role"] == "assistant":
-        turns.append(_Turn("user", [form.end_id], number + 1, end=True))
-    head = form.pieces["start", "system"] + encoded[0] if system else []
-    return _windows(form, turns, head, "system" if system else "start", max_length)
+    windows = render_all(
+        form, [conversation], max_length=max_length, with_intent=lambda _: with_intent
+    )
+    return [window for _, window in windows]
 
 
-def _windows(
-    form: ChatFormat, turns: list[_Turn], head: list[int], before: str, max_length: int
-) -> list[Rendered]:
-    windows: list[Rendered] = []
-    room = max_length - len(head)
-    target = 0 if form.speaker == "user" else 1
-    while target < len(turns):
-        first = _window_start(form, turns, target, before, room)
-        last = target
-        while last + 2 < len(turns) and _length(form, turns[first : last + 3], before) <= room:
-            last += 2
-        part, cuts = _fit(form, turns[first : last + 1], target - first, before, room)
-        windows.append(_lay_out(form, part, target - first, head, before))
-        windows[-1].cuts = cuts
-        target = last + 2
-    return windows
+def render_all(
+    form: ChatFormat,
+    conversations: Iterable[Record],
+    *,
+    max_length: int,
+    with_intent: Callable[[Record], bool] | None = None,
+    block: int = 64,
+) -> Iterator[tuple[int, Rendered]]:
+    """(place of the conversation, window) of many conversations, in order.
+
+    `with_intent` is asked once a conversation, in order, if its system message is shown; None: it
+    always is. The texts of `block` conversations are encoded in one call, equal ones once; that
+    call uses all cores. One block is in memory at a time.
+    """
+    numbered = enumerate(conversations)
+    while some := list(islice(numbered, block)):
+        systems = []
+        for _, one in some:
+            shown = form.speaker == "user" and (with_intent is None or with_intent(one))
+            systems.append(system_text(one) if shown else None)
+        texts = dict.fromkeys(message["content"] for _, one in some for message in one["messages"])
+        texts |= dict.fromkeys(system for system in systems if system)
+        ids = dict(zip(texts, encode_texts(form.tokenizer, list(texts)), strict=True))
+        for (place, one), system in zip(some, systems, strict=True):
+            row = _lay_out(form, one["messages"], system, ids)
+            for window in _windows(row, form.speaker == "assistant", max_length, one["id"]):
+                yield place, window
 
 
-def _length(form: ChatFormat, turns: list[_Turn], before: str) -> int:
-    """Tokens of some turns in a row with their markup and the last one's end."""
-    total = 1
-    for turn in turns:
-        total += len(form.pieces[before, turn.role]) + len(turn.ids)
-        before = turn.role
-    return total
+@dataclass
+class _Row:
+    """A whole conversation in one row. A turn's text begins at `begins`; its last token, the turn
+    end or the end token, stands before `closes`. The methods count tokens."""
 
+    tokens: Rendered = field(default_factory=Rendered)
+    begins: list[int] = field(default_factory=list)
+    closes: list[int] = field(default_factory=list)
 
-def _window_start(form: ChatFormat, turns: list[_Turn], target: int, before: str, room: int) -> int:
-    """The user turn that a window opens on: enough history, as long as the target still fits."""
-    start = max(target - (2 if form.speaker == "user" else 1), 0)
-    while start >= 2:
-        history = sum(len(turn.ids) for turn in turns[start:target])
-        if history >= HISTORY or _length(form, turns[start - 2 : target + 1], before) > room:
-            break
-        start -= 2
-    return start
+    def text(self, turn: int) -> int:
+        """A turn's text, without its end."""
+        return self.closes[turn] - 1 - self.begins[turn]
 
+    def history(self, first: int, target: int) -> int:
+        """The texts of the turns from `first` up to `target`."""
+        return sum(map(self.text, range(first, target)))
 
-def _fit(
-    form: ChatFormat, turns: list[_Turn], target: int, before: str, room: int
-) -> tuple[list[_Turn], int]:
-    """Turns cut to the room: first the beginning of the reply before the target, then of what
-    stands before that, last the end of the target itself; and how many were cut."""
-    excess = _length(form, turns, before) - room
-    turns, cuts = list(turns), 0
-    for index in [*range(target - 1, -1, -1), target]:
-        turn = turns[index]
-        cut = min(excess, len(turn.ids) - 1)
-        if cut > 0:
-            ids = turn.ids[cut:] if index < target else turn.ids[:-cut]
-            turns[index] = replace(turn, ids=ids, whole=False)
-            excess -= cut
-            cuts += 1
-    if excess > 0:
-        raise UserError(f"max_length is too small: the intent leaves {room} tokens for the turns")
-    return turns, cuts
+    def length(self, first: int, last: int) -> int:
+        """A window of the system message and the turns from `first` to `last`."""
+        return self.begins[0] + self.closes[last] - self.begins[first]
+
+    def spare(self, first: int, target: int) -> int:
+        """What the two turns that open a window can lose, where they stand before its target."""
+        return sum(max(self.text(turn) - 1, 0) for turn in range(first, min(first + 2, target)))
 
 
 def _lay_out(
-    form: ChatFormat, turns: list[_Turn], target: int, head: list[int], before: str
-) -> Rendered:
-    """The tokens of one window; turns from `target` on are trained on, those before are context."""
-    out = Rendered()
-    out.add(head)
-    previous: _Turn | None = None
-    for index, turn in enumerate(turns):
-        own = turn.number > 0 and index >= target
-        markup = form.pieces[before, turn.role]
-        if previous:  # the first token of the markup after a trained turn is its end
-            out.add(markup[:1], TURN_END, previous.number)
+    form: ChatFormat, messages: list[Message], system: str | None, ids: Mapping[str, list[int]]
+) -> _Row:
+    """All turns up to the last target, in a row."""
+    turns = [(message["role"], ids[message["content"]], WORD) for message in messages]
+    if form.end_id is not None and turns[-1][0] == "assistant":
+        turns.append(("user", [form.end_id], END))
+    if turns[-1][0] != form.speaker:
+        turns.pop()
+    row = _Row()
+    add, before = row.tokens.add, "start"
+    if system:
+        add(form.pieces["start", "system"] + ids[system])
+        before = "system"
+    number = unclosed = 0
+    for role, text, kind in turns:
+        markup = form.pieces[before, role]
+        if unclosed:  # the first token of the markup after the speaker's turn is its end
+            add(markup[:1], TURN_END, unclosed)
             markup = markup[1:]
-        out.add(markup)
-        out.add(turn.ids, (END if turn.end else WORD) if own else CONTEXT, turn.number * own)
-        previous = turn if own and turn.whole and not turn.end else None
-        before = turn.role
-    if previous:
-        out.add([form.turn_end_id], TURN_END, previous.number)
-    return out
+        add(markup)
+        row.begins.append(len(row.tokens.ids))
+        own = role == form.speaker
+        number += own
+        add(text, kind if own else CONTEXT, number if own else 0)
+        row.closes.append(len(row.tokens.ids) + (kind != END))
+        before, unclosed = role, number if own and kind != END else 0
+    if unclosed:
+        add([form.turn_end_id], TURN_END, unclosed)
+    return row
+
+
+def _windows(row: _Row, nearest: int, max_length: int, name: str) -> Iterator[Rendered]:
+    """The first window takes as many turns as fit. Each next one repeats the system message, opens
+    on the last user turn that leaves its first target `HISTORY` tokens of text (or all there is,
+    or what fits), and takes as many further turns as fit.
+
+    Where that history is too long it loses its beginning: that of the longer of the two turns that
+    open the window, then that of the other. A target that does not fit at all leaves half of the
+    room to its history and loses its end. `nearest`: turns that stand before a target in any case.
+    """
+    target = nearest
+    while target < len(row.begins):
+        first, room = target - nearest, max_length
+        if row.length(first, target) - row.spare(first, target) > max_length:
+            half = (max_length - row.begins[0] + 1) // 2
+            room += row.closes[target] - row.begins[target] - half  # its end needs no room
+        first = _opening(row, first, target, room)
+        last = _last(row, first, target, room) if room == max_length else target
+        window = _window(row, first, target, last, row.length(first, last) - room)
+        if len(window.ids) - row.closes[last] + row.begins[target] >= max_length:
+            raise UserError(
+                f"conversation {name!r}: max_length={max_length} is too small: its intent, persona "
+                f"and markup take {row.begins[0]} tokens; raise max_length, or leave it out"
+            )
+        if len(window.ids) > max_length:
+            window.lost_ends = 1
+            for entries in (window.ids, window.kinds, window.turns):
+                del entries[max_length:]
+        yield window
+        target = last + 2
+
+
+def _opening(row: _Row, first: int, target: int, room: int) -> int:
+    """The turn that a window opens on: `first`, or as long as its history is short one before."""
+    history = row.history(first, target)
+    while first and history < HISTORY:
+        if row.length(first - 2, target) - row.spare(first - 2, target) > room:
+            break
+        first -= 2
+        history += row.text(first) + row.text(first + 1)
+    return first
+
+
+def _last(row: _Row, first: int, target: int, room: int) -> int:
+    """The last turn of a window. A history that is cut anyway is cut to `HISTORY` for more turns;
+    one that fits whole stays whole."""
+    if row.length(first, target) > room:
+        room += max(min(row.history(first, target) - HISTORY, row.spare(first, target)), 0)
+    last = target
+    while last + 2 < len(row.begins) and row.length(first, last + 2) <= room:
+        last += 2
+    return last
+
+
+def _window(row: _Row, first: int, target: int, last: int, excess: int) -> Rendered:
+    """The turns from `first` to `last`, context up to `target`, whose opening turns lose `excess`
+    tokens as far as they can."""
+    lost = {}
+    opening = range(first, min(first + 2, target))
+    for turn in sorted(opening, key=row.text, reverse=True):
+        lost[turn] = max(min(excess, row.text(turn) - 1), 0)
+        excess -= lost[turn]
+    source, window = row.tokens, Rendered(lost_beginnings=sum(map(bool, lost.values())))
+    window.add(source.ids[: row.begins[0]])
+    at = row.begins[first]
+    for turn in opening:
+        window.add(source.ids[at : row.begins[turn]])
+        at = row.begins[turn] + lost[turn]
+    window.add(source.ids[at : row.begins[target]])
+    own = slice(row.begins[target], row.closes[last])
+    window.ids += source.ids[own]
+    window.kinds += source.kinds[own]
+    window.turns += source.turns[own]
+    return window
 
 
 def show_targets(tokenizer: Any, rendered: Rendered) -> str:
