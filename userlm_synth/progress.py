@@ -5,13 +5,22 @@ On a terminal the line is redrawn in place; in a log it is printed every ten sec
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+
+CLEAR = "\r\x1b[K"  # back to the line's beginning, and wipe it
+
+
+def speaks() -> bool:
+    """Of many processes of one run (`torchrun`), the first alone speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:
     """One line for people, on standard error, so that standard output stays data."""
-    print(text, file=sys.stderr, flush=True)
+    if speaks():
+        print(text, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -25,14 +34,19 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts units of one stage, `total` where known; a context manager: `step`, or `reach`."""
+    """Counts units of one stage, `total` where known; a context manager: `step`, or `reach`.
 
-    def __init__(self, stage: str, total: int | None, unit: str, done: int = 0) -> None:
-        self.stage, self.total, self.unit = stage, total, unit
+    `pace` says whether units a second are shown; a note may hold a better measure.
+    """
+
+    def __init__(
+        self, stage: str, total: int | None, unit: str, done: int = 0, *, pace: bool = True
+    ) -> None:
+        self.stage, self.total, self.unit, self.pace = stage, total, unit, pace
         self.done = self.first = done
         self.note = ""
         self.started = self.shown = time.monotonic()
-        self.live = sys.stderr.isatty()
+        self.live = speaks() and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         return self
@@ -55,12 +69,19 @@ class Progress:
         """As many units are done in all."""
         self.step(done - self.done, note)
 
+    def say(self, text: str) -> None:
+        """Lines that stay, above the line that is redrawn."""
+        say(CLEAR + text if self.live else text)
+        if self.live and self.done > self.first:
+            self._show()
+
     def _show(self, final: bool = False) -> None:
         elapsed = max(time.monotonic() - self.started, 1e-6)
         rate = (self.done - self.first) / elapsed
-        figure = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
         whole = "" if self.total is None else f"/{self.total:,}"
-        text = f"  {self.stage}: {self.done:,}{whole} {self.unit}, {figure}/s"
+        text = f"  {self.stage}: {self.done:,}{whole} {self.unit}"
+        if self.pace:
+            text += f", {f'{rate:,.0f}' if rate >= 10 else f'{rate:.2g}'}/s"
         if final:
             text += f", took {duration(elapsed)}"
         elif rate > 0 and self.total is not None:
@@ -69,6 +90,15 @@ class Progress:
             text += f", {self.note}"
         if self.live:
             end = "\n" if final else ""
-            print(f"\r\x1b[K{text}", end=end, file=sys.stderr, flush=True)
+            shown = text if final else text[: _columns() - 1]  # a wrapped line is not redrawn
+            print(f"{CLEAR}{shown}", end=end, file=sys.stderr, flush=True)
         else:
             say(text)
+
+
+def _columns() -> int:
+    """Width of the terminal; much where nobody knows."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 1000
+    except (OSError, ValueError):
+        return 1000
