@@ -265,7 +265,7 @@ def test_a_run_that_was_killed_twice_ends_like_one_that_was_not(
         "train.checkpoint_minutes=1e-9", "generate.num=24", "generate.concurrency=2",
     ]  # fmt: skip
 
-    kill_when(command, lambda: any(int(p.stem[5:]) >= 9 for p in states.glob("step-*.pt")))
+    kill_when(command, lambda: any(int(p.name[5:]) >= 9 for p in states.glob("step-????????")))
     assert not (out / "user_lm").exists()
     assert "user_lm" not in manifest(out)["stages"]
 

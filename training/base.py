@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from userlm_synth.progress import say
+from userlm_synth.recipe import lasting
 from userlm_synth.records import Record, parse_json, stable_hash
 from userlm_synth.resources import PACKAGE
 from userlm_synth.training.batches import plain_text
-from userlm_synth.training.checkpoints import States
-from userlm_synth.training.loop import fit
+from userlm_synth.training.loop import Job, fit
+from userlm_synth.training.ranks import join
+from userlm_synth.training.tokens import Windows
+from userlm_synth.training.train import clear, last_figures, save_trained, shared
 from userlm_synth.user_lm import (
     encode_texts,
     fingerprint,
@@ -50,10 +53,17 @@ def base_key(
     conversations: Sequence[Record], shape: Scratch, options: Training, seed: int
 ) -> tuple[str, Record]:
     """What a base is made from, as a hash and in words; equal keys are equal models."""
-    settings = {k: v for k, v in asdict(options).items() if k != "checkpoint_minutes"}
-    made = {"scratch": asdict(shape), "train": settings, "seed": seed, "text": "lines"}
+    made = {
+        "scratch": asdict(shape), "train": unlike_default(options), "seed": seed, "text": "lines"
+    }  # fmt: skip
     text = [[one["intent"], *(m["content"] for m in one["messages"])] for one in conversations]
     return stable_hash(made, text)[:24], made
+
+
+def unlike_default(options: Training) -> Record:
+    """The settings that differ from the defaults: a setting that is new changes no key."""
+    defaults = asdict(type(options)())
+    return {k: v for k, v in lasting(asdict(options)).items() if v != defaults[k]}
 
 
 def train_base(
@@ -65,32 +75,38 @@ def train_base(
     intent.
     """
     key, made = base_key(conversations, shape, options, seed)
+    ranks = join()
     cached = cache_folder() / "base" / key
     for place, where in ((SHIPPED, "the one shipped with the package"), (cached, f"from {cached}")):
-        if _key_of(place) == key:
+        if ranks.share(_key_of(place) == key):
             say(f"  this very base model was trained before: {where}")
-            _copy(place, out)
+            if ranks.first:
+                _copy(place, out)
+            ranks.wait()
             return {"model": fingerprint(str(out)), "trained": False}
     tokenizer = train_tokenizer(_texts(conversations), shape.vocabulary)
     model = untrained_model(shape, tokenizer, options.max_length, seed)
-    documents = [
-        plain_text(ids)
-        for one in conversations
-        for ids in _pieces(plain_ids(tokenizer, one), options.max_length)
-    ]
     states = out.parent / f".{out.name}.training"
-    log = fit(
-        model, documents, options, stage="base", states=states, start=key,
-        pad=tokenizer.pad_token_id, seed=seed,
-    )  # fmt: skip
-    made |= {"key": key, "steps": len(log), "targets": round(sum(line["targets"] for line in log))}
-    save_checkpoint(model, tokenizer, out, {"made_from": "scratch", **made}, log)
-    States(states, key).clear()
-    try:
-        _copy(out, cached)
-    except OSError as error:
-        say(f"  not cached for later runs: {error}")
-    return {"model": fingerprint(str(out)), "trained": True, "final_loss": log[-1]["loss"]}
+
+    def documents() -> Windows:
+        return Windows.of(
+            (index, plain_text(ids))
+            for index, one in enumerate(conversations)
+            for ids in _pieces(plain_ids(tokenizer, one), options.max_length)
+        )
+
+    names = [one["id"] for one in conversations]
+    job = Job(shared(states, documents, ranks), names, tokenizer.pad_token_id, seed, key)
+    log = fit(model, job, options, stage="base", states=states)
+    made |= {"key": key, **last_figures(log), "targets": job.windows.targets}
+    save_trained(model, tokenizer, out, {"made_from": "scratch", **made}, log, None)
+    clear(states)
+    if ranks.first:
+        try:
+            _copy(out, cached)
+        except OSError as error:
+            say(f"  not cached for later runs: {error}")
+    return {"model": fingerprint(str(out)), "trained": True, **last_figures(log)}
 
 
 def _texts(conversations: Sequence[Record]) -> list[str]:

@@ -7,8 +7,10 @@ that `--help` is instant. A `UserError` becomes plain lines and exit status 1, h
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import click
 
 from userlm_synth import __version__
 from userlm_synth.errors import UserError, is_disk_full
+from userlm_synth.progress import speaks
 
 FILE = click.Path(path_type=Path)
 
@@ -29,6 +32,8 @@ class Program(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a mendable error is one line (or a line each), a bug a short notice."""
+        if not speaks():
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (until this process ends)
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -55,12 +60,25 @@ class Program(click.Group):
 
 
 def _fail(text: str, error: BaseException, ctx: click.Context) -> None:
+    if not speaks():
+        _fail_beside(text)
     if ctx.params.get("verbose"):
         import traceback
 
         traceback.print_exception(error)
     for line in text.splitlines():
         click.echo(f"error: {line}", err=True)
+    sys.exit(1)
+
+
+def _fail_beside(text: str) -> None:
+    """A process other than the first (`torchrun`) says what went wrong in it alone. What all find
+    before they meet, the first says; its exit ends the others, so they leave that time."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_initialized():
+        click.echo(f"error: process {os.environ['RANK']}: {text}", err=True)
+    else:
+        time.sleep(5)
     sys.exit(1)
 
 
@@ -107,7 +125,7 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None) -> None:
 
     loaded = load_recipe(recipe, overrides)
     folder = out or Path("runs") / loaded.name
-    run_recipe(loaded, folder)
+    run_recipe(loaded, folder, command=["userlm-synth", "run", recipe, *overrides])
     print_summary(loaded, folder)
 
 
@@ -142,7 +160,7 @@ def prepare(
 
     Everything else is a recipe field, with --source too: conversations.clean.languages=[en]
     conversations.dedup.cap=5 conversations.redact=true conversations.columns.messages=turns
-    (userlm-synth recipes show wildchat). OUT/index.html is the data card: how many went, and why.
+    (userlm-synth recipes show userlm-1b). OUT/index.html is the data card: how many went, and why.
     Interrupted, the same command continues.
     """
     from userlm_synth.conversations import prepare as prepare_conversations
@@ -318,16 +336,39 @@ def flip(file: Path, out: Path | None, model: str | None, limit: int) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", type=FILE, help="The run folder (default: runs/RECIPE).")
 def train(recipe: str, overrides: tuple[str, ...], out: Path | None) -> None:
-    """Base checkpoint -> user LM: the stages of RECIPE up to its train section."""
-    from userlm_synth.pipeline import TRAINING_STAGES, run_recipe
+    """Base checkpoint -> user LM (and what else RECIPE trains): its stages up to there.
+
+    Run again, it continues. The same command trains on N GPUs of a machine as
+    torchrun --standalone --nproc-per-node N -m userlm_synth train RECIPE ...
+    """
+    from userlm_synth.pipeline import TRAINING_STAGES, run_recipe, trained_models
     from userlm_synth.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    if loaded.train is None:
-        raise UserError(f"{recipe}: has no train section")
+    models = trained_models(loaded)
+    if not models:
+        raise UserError(f"{recipe}: has nothing to train (a train or an assistant.train section)")
     folder = out or Path("runs") / loaded.name
-    run_recipe(loaded, folder, TRAINING_STAGES)
-    click.echo(f"user LM: {folder / 'user_lm'}")
+    typed = ["userlm-synth", "train", recipe, *overrides]
+    run_recipe(loaded, folder, TRAINING_STAGES, typed)
+    for stage, name in models.items():
+        click.echo(f"{name}: {folder / stage}")
+
+
+@main.command()
+@click.argument("user_lm")
+@click.argument("adapter")
+@click.option("--out", type=FILE, required=True, help="The new checkpoint: a folder.")
+def merge(user_lm: str, adapter: str, out: Path) -> None:
+    """A user LM and an adapter of it (RUN/personas/NAME) -> one ordinary checkpoint.
+
+    Its weights are in USER_LM's dtype. An adapter can be served beside its base as it is, and
+    evaluate and generate take it as a MODEL; only what knows no adapters needs this.
+    """
+    from userlm_synth.user_lm.adapters import merge as merge_adapter
+
+    merge_adapter(user_lm.removeprefix("hf:"), adapter.removeprefix("hf:"), out)
+    click.echo(f"user LM: {out}")
 
 
 @main.command()
@@ -448,9 +489,11 @@ def recipes_list() -> None:
     """Each shipped recipe with its first line."""
     from userlm_synth.recipe import shipped_recipes
 
-    for name, path in shipped_recipes().items():
+    shipped = shipped_recipes()
+    width = max(map(len, shipped))
+    for name, path in shipped.items():
         first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        click.echo(f"{name:14} {first}")
+        click.echo(f"{name:{width}} {first}")
 
 
 @recipes.command("show")

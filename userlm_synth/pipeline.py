@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from userlm_synth.errors import Problems, UserError
-from userlm_synth.progress import say
-from userlm_synth.recipe import Assistant, Conversations, Evaluate, Recipe
-from userlm_synth.records import Record, file_problems, read_records, sha256_file
+from userlm_synth.progress import say, speaks
+from userlm_synth.recipe import Assistant, Conversations, Evaluate, Recipe, lasting
+from userlm_synth.records import Record, file_problems, parse_json, read_records, sha256_file
 from userlm_synth.run_folder import RunFolder, Stage
 
 GENERATE_NEEDS = "needs --user, --assistant and --intents (or a recipe that names them)"
 SPLITS = ("train", "validation", "test")
-TRAINING_STAGES = ("conversations", "intents", "base", "user_lm")
+TRAINING_STAGES = ("conversations", "intents", "base", "user_lm", "assistant_lm", "personas")
+TOGETHER = ("base", "user_lm", "personas")  # by all processes, where there are several
 
 
 class Run:
     """A recipe and its folder."""
 
-    def __init__(self, recipe: Recipe, out: Path) -> None:
-        self.recipe, self.out = recipe, out
+    def __init__(self, recipe: Recipe, out: Path, command: Sequence[str] = ()) -> None:
+        self.recipe, self.out, self.command = recipe, out, list(command)
 
     def stages(self) -> list[Stage]:
         """The stages that the recipe names, in order."""
@@ -29,8 +33,8 @@ class Run:
 
         def add(name: str, section: str, after: tuple[str, ...], action: Any, **more: Any) -> None:
             part = getattr(recipe, section)
-            settings = _lasting({**(asdict(part) if part else {}), **more, "seed": recipe.seed})
-            found.append(Stage(name, section, settings, after, action))
+            settings = lasting({**(asdict(part) if part else {}), **more, "seed": recipe.seed})
+            found.append(Stage(name, section, settings, after, action, name in TOGETHER))
 
         if recipe.conversations:
             data = _files_of(recipe.conversations)
@@ -43,10 +47,16 @@ class Run:
         start = {"base": _content_of(recipe.base.model if recipe.base else None)}
         if recipe.train:
             add("user_lm", "train", (*chats, "base"), self._user_lm, **start)
+        if recipe.personas:
+            groups = list((recipe.personas.groups or {}).items())  # whose names are no settings
+            lm = (*chats, "base", "user_lm")
+            add("personas", "personas", lm, self._personas, groups=groups, **start)
         if recipe.assistant and recipe.assistant.train:
-            own = _lasting({"train": asdict(recipe.assistant.train), **start, "seed": recipe.seed})
-            lm = Stage("assistant_lm", "assistant", own, (*chats, "base"), self._assistant_lm)
-            found.append(lm)
+            own = lasting({"train": asdict(recipe.assistant.train), **start, "seed": recipe.seed})
+            sources = (*chats, "base")
+            found.append(
+                Stage("assistant_lm", "assistant", own, sources, self._assistant_lm, True)
+            )
         if recipe.evaluate:
             models = (*chats, "base", "user_lm")
             add("evaluation", "evaluate", models, self._evaluation, **start)
@@ -100,8 +110,29 @@ class Run:
             for split in SPLITS
         }
 
-    def _train_split(self) -> list[Record]:
-        return read_records(self.chats / "train.jsonl", "conversation")
+    def _split(self, name: str) -> list[Record]:
+        return read_records(self.chats / f"{name}.jsonl", "conversation")
+
+    def _to_train_on(self) -> list[Record]:
+        """The train split; the other processes take what the first one makes of it."""
+        return self._split("train") if speaks() else []
+
+    def _card(self, title: str) -> Record:
+        """What a model card says of the run."""
+        base, data = self.recipe.base, self.out / "conversations" / "card.json"
+        return {
+            "name": f"{self.recipe.name}: {title}",
+            "base": base.model if base else None,
+            "command": shlex.join(self.command or ["userlm-synth", "run", self.recipe.name]),
+            "data": parse_json(data.read_bytes()) if data.is_file() else None,
+        }
+
+    def _to_validate_on(self) -> list[Record]:
+        return self._held_out("validation")
+
+    def _held_out(self, split: str) -> list[Record]:
+        """A split that may be empty."""
+        return self._split(split) if (self.chats / f"{split}.jsonl").stat().st_size else []
 
     def _base(self) -> Record:
         from userlm_synth.training.base import train_base
@@ -111,7 +142,7 @@ class Run:
         assert base.scratch
         assert base.train
         return train_base(
-            self._train_split(), base.scratch, base.train, self.out / "base", self.recipe.seed
+            self._split("train"), base.scratch, base.train, self.out / "base", self.recipe.seed
         )
 
     def _user_lm(self) -> Record:
@@ -119,9 +150,32 @@ class Run:
 
         assert self.recipe.train
         return train_on_turns(
-            self.base, self._train_split(), self.recipe.train, self.out / "user_lm",
-            speaker="user", seed=self.recipe.seed,
+            self.base, self._to_train_on(), self.recipe.train, self.out / "user_lm",
+            speaker="user", seed=self.recipe.seed, validation=self._to_validate_on(),
+            card=self._card("a user language model"),
         )  # fmt: skip
+
+    def _personas(self) -> Record:
+        from userlm_synth.evaluation.personas import compare_adapters, comparison_table
+        from userlm_synth.recipe import groups_of, members
+        from userlm_synth.training.adapters import train_adapters
+
+        settings, out = self.recipe.personas, self.out / "personas"
+        assert settings
+        user_lm = str(self.out / "user_lm") if self.recipe.train else self.base
+        chats = self._to_train_on()
+        made = train_adapters(
+            user_lm, chats, settings, out,
+            seed=self.recipe.seed, validation=self._to_validate_on(),
+        )  # fmt: skip
+        if not speaks():
+            return {}
+        held_out = [one for name in SPLITS[1:] for one in self._held_out(name)]
+        groups = [group for group in groups_of(settings, chats) if group.name in made]
+        own = members(groups, held_out)
+        found = compare_adapters(user_lm, out, own, held_out, seed=self.recipe.seed)
+        say(comparison_table(found))
+        return {name: {**about, **found[name]} for name, about in made.items()}
 
     def _assistant_lm(self) -> Record:
         from userlm_synth.training.train import train_on_turns
@@ -129,8 +183,9 @@ class Run:
         assert self.recipe.assistant
         assert self.recipe.assistant.train
         return train_on_turns(
-            self.base, self._train_split(), self.recipe.assistant.train,
+            self.base, self._to_train_on(), self.recipe.assistant.train,
             self.out / "assistant_lm", speaker="assistant", seed=self.recipe.seed,
+            validation=self._to_validate_on(), card=self._card("an assistant language model"),
         )  # fmt: skip
 
     def _evaluation(self) -> Record:
@@ -197,28 +252,13 @@ def _files_of(conversations: Conversations) -> list[object]:
     return [[file.name, sha256_file(file)] for file in files]
 
 
-PASSING = (
-    "api_key_env", "budget", "checkpoint_minutes", "concurrency", "price_in", "price_out",
-    "workers",
-)  # fmt: skip
-
-
-def _lasting(settings: Record) -> Record:
-    """Settings without those that change nothing in the result."""
-    return {
-        key: _lasting(value) if isinstance(value, dict) else value
-        for key, value in settings.items()
-        if key not in PASSING
-    }
-
-
 def _content_of(model: str | None) -> str | None:
     """A local checkpoint's fingerprint, so that another one at its place is noticed."""
-    from userlm_synth.user_lm import fingerprint
+    from userlm_synth.user_lm.adapters import model_fingerprint
 
     if model is None or not Path(model.removeprefix("hf:")).is_dir():
         return model
-    return fingerprint(model.removeprefix("hf:"))
+    return model_fingerprint(model.removeprefix("hf:"))
 
 
 def read_dialogues(path: Path) -> tuple[list[Record], list[Record]]:
@@ -259,10 +299,40 @@ def validate_run(out: Path) -> int:
     return total
 
 
-def run_recipe(recipe: Recipe, out: Path, only: tuple[str, ...] | None = None) -> None:
-    """All stages of a recipe (or `only` some), then the check of every record written."""
-    stages = [stage for stage in Run(recipe, out).stages() if not only or stage.name in only]
-    RunFolder(recipe, out).execute(stages)
+def trained_models(recipe: Recipe) -> dict[str, str]:
+    """What a recipe trains: the stage (and folder) of each, and what to call it."""
+    side = recipe.assistant
+    found = {
+        "user_lm": ("user LM", recipe.train),
+        "assistant_lm": ("assistant LM", side and side.train),
+        "personas": ("adapters", recipe.personas),
+    }
+    return {stage: name for stage, (name, section) in found.items() if section}
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    only: tuple[str, ...] | None = None,
+    command: Sequence[str] = (),
+) -> None:
+    """All stages of a recipe (or `only` some), then the check of every record written.
+
+    `command` is what was typed, for the model card.
+
+    Under `torchrun` or `accelerate launch` the processes train together; the first does the rest.
+    """
+    ranks = None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from userlm_synth.training.ranks import join
+
+        ranks = join()
+    stages = [
+        stage for stage in Run(recipe, out, command).stages() if not only or stage.name in only
+    ]
+    RunFolder(recipe, out).execute(stages, ranks)
+    if ranks and not ranks.first:
+        return
     say(f"checked against the schemas: {validate_run(out):,} records, all valid")
 
 

@@ -37,12 +37,21 @@ def _section(cls: Any) -> Record:
 
 def _field(kind: Any, field: dataclasses.Field[Any]) -> Record:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        inner = next(item for item in typing.get_args(kind) if item is not type(None))
-        return {"anyOf": [_field(inner, field), {"type": "null"}]}
+        kinds = [
+            {"type": "null"} if k is type(None) else _field(k, field) for k in typing.get_args(kind)
+        ]
+        return {"anyOf": kinds}
     if dataclasses.is_dataclass(kind):
         return _section(kind)
+    if typing.get_origin(kind) is dict:
+        return {"type": "object", "additionalProperties": _field(typing.get_args(kind)[1], field)}
     if typing.get_origin(kind) is tuple:
-        return {"type": "array", "items": {"type": KINDS[typing.get_args(kind)[0]]}}
+        items: Record = {"type": KINDS[typing.get_args(kind)[0]]}
+        if "each_of" in field.metadata:
+            items["enum"] = list(field.metadata["each_of"])
+        return {"type": "array", "items": items}
+    if kind is str and "words" in field.metadata:
+        return {"type": "string", "enum": list(field.metadata["words"])}
     names = {"min": "minimum", "max": "maximum", "above": "exclusiveMinimum", "one_of": "enum"}
     limits = {names[key]: value for key, value in field.metadata.items() if key in names}
     return {"type": KINDS[kind], **limits}

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from userlm_synth import __version__
 from userlm_synth.errors import UserError
@@ -38,6 +38,31 @@ class Stage:
     settings: Any
     after: tuple[str, ...]
     action: Callable[[], Record]
+    together: bool = False  # all processes do it, where there are several
+
+
+class Ranks(Protocol):
+    """The processes of this run; the first one decides and writes, and tells the others."""
+
+    @property
+    def first(self) -> bool: ...
+
+    def share(self, value: str | None) -> str | None: ...
+
+    def wait(self) -> None: ...
+
+
+class Alone:
+    """One process."""
+
+    first = True
+
+    def share(self, value: str | None) -> str | None:
+        """Nobody to tell."""
+        return value
+
+    def wait(self) -> None:
+        """Nobody to wait for."""
 
 
 class RunFolder:
@@ -52,8 +77,12 @@ class RunFolder:
             "stages": {},
         }
 
-    def execute(self, stages: list[Stage]) -> None:
+    def execute(self, stages: list[Stage], ranks: Ranks | None = None) -> None:
         """Do what is not done yet, in order."""
+        ranks = ranks or Alone()
+        if not ranks.first:
+            self._follow(stages, ranks)
+            return
         self._refuse_other_files()
         make_folder(self.out)
         busy = f"{self.out}: another run is at work in this folder; wait for it"
@@ -65,7 +94,7 @@ class RunFolder:
                 before = [prints[name] for name in stage.after if name in prints]
                 own = stable_hash(stage.settings)
                 prints[stage.name] = stable_hash(stage.name, own, before)
-                why = self._why(stage, own, prints[stage.name], redone)
+                why = ranks.share(self._why(stage, own, prints[stage.name], redone))
                 if why is None:
                     say(f"{stage.name}: up to date")
                     continue
@@ -77,7 +106,17 @@ class RunFolder:
                 summary = stage.action()
                 seconds = time.monotonic() - started
                 self._finish(stage, own, prints[stage.name], summary, seconds)
+                ranks.wait()
                 say(f"  done in {duration(seconds)}")
+
+    @staticmethod
+    def _follow(stages: list[Stage], ranks: Ranks) -> None:
+        """What the other processes do: compute along in the stages that are done together."""
+        for stage in stages:
+            if ranks.share(None) is not None:
+                if stage.together:
+                    stage.action()
+                ranks.wait()
 
     def _refuse_other_files(self) -> None:
         if not self.out.is_dir() or (self.out / "manifest.json").exists():

@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 
 from userlm_synth.progress import Progress
-from userlm_synth.records import END_TOKEN, Record, user_turns
+from userlm_synth.records import Record, user_turns
+from userlm_synth.training.attention import use_packed_attention
 from userlm_synth.training.batches import Batch, collate, pack
 from userlm_synth.training.loss import hidden_at_targets, score_hidden
+from userlm_synth.training.tokens import Windows
 from userlm_synth.user_lm import (
     END,
     WORD,
-    ChatFormat,
     Rendered,
     encode_texts,
-    fingerprint,
-    load_model,
-    load_tokenizer,
     open_chat,
     render,
+    user_lm_format,
 )
+from userlm_synth.user_lm.adapters import open_checkpoint
 from userlm_synth.user_lm.render import system_text
 
 MAX_LENGTH = 2048
@@ -56,17 +56,12 @@ class Model:
         import torch
 
         self.name = name.removeprefix("hf:")
-        self.fingerprint = fingerprint(self.name)
-        self.tokenizer = load_tokenizer(self.name)
-        self.model = load_model(self.name)
-        known = self.tokenizer.get_vocab()
-        self.is_user_lm = END_TOKEN in known and bool(self.tokenizer.chat_template)
-        if self.is_user_lm:
-            self.chat = ChatFormat.probe(self.tokenizer)
-        else:  # a base or chat checkpoint: as it would start its training
-            self.chat = open_chat(self.model, self.tokenizer, "user")
+        self.tokenizer, self.model, self.fingerprint = open_checkpoint(self.name)
+        self.is_user_lm = user_lm_format(self.tokenizer) is not None
+        # a base or chat checkpoint is scored as it would start its training
+        self.chat = open_chat(self.model, self.tokenizer, "user")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.to(self.device).eval()
+        self.packed = use_packed_attention(self.model.to(self.device).eval())
         context = getattr(self.model.config, "max_position_embeddings", MAX_LENGTH)
         self.max_length = min(MAX_LENGTH, context)
 
@@ -115,56 +110,45 @@ def score(
     """One pass over the conversations, packed."""
     import torch
 
-    windows, owners = [], []
-    for index, one in enumerate(conversations):
-        for window in model.render(form, one, with_intent):
-            windows.append(window)
-            owners.append(index)
-    longest = max(len(window.ids) for window in windows)
-    rows = pack([len(window.ids) for window in windows], longest)
-    size = max(1, batch_tokens // longest)
+    windows = Windows.of(
+        (index, window)
+        for index, one in enumerate(conversations)
+        for window in model.render(form, one, with_intent)
+    )
+    lengths = windows.lengths
+    longest = int(lengths.max())
+    rows = pack(lengths, longest) if model.packed else [[i] for i in range(len(lengths))]
+    size = max(1, batch_tokens // longest) if model.packed else 1
     n = len(conversations)
     out = Scores(form, np.zeros(n), np.zeros(n), np.zeros(n), [], [], [], [])
     for index, one in enumerate(conversations):
         out.bytes[index] = sum(len(turn.encode()) for turn in user_turns(one["messages"]))
     label = f"scoring {model.fingerprint} ({form}, {'with' if with_intent else 'without'} intent)"
+    pad = model.tokenizer.pad_token_id or 0
     with Progress(label, len(rows), "rows") as progress, torch.inference_mode():
         for begin in range(0, len(rows), size):
             some = rows[begin : begin + size]
-            batch = collate(windows, some, model.tokenizer.pad_token_id or 0).to(model.device)
-            _add_batch(out, model, batch, _first_of_turn(windows, some), owners)
+            batch = collate(windows, [index for row in some for index in row], pad)
+            _add_batch(out, model, batch.to(model.device), windows.owners)
             progress.step(len(some))
     return out
 
 
-def _first_of_turn(windows: Sequence[Rendered], rows: Sequence[list[int]]) -> list[bool]:
-    """For the targets of a batch in order: does it open a turn (or is it the end)?"""
-    flags = []
-    for row in rows:
-        for index in row:
-            last = 0
-            for kind, turn in zip(windows[index].kinds, windows[index].turns, strict=True):
-                if kind:
-                    flags.append(kind in (WORD, END) and turn != last)
-                    last = turn
-    return flags
-
-
-def _add_batch(
-    out: Scores, model: Model, batch: Batch, firsts: list[bool], owners: list[int]
-) -> None:
+def _add_batch(out: Scores, model: Model, batch: Batch, conversation_of: Any) -> None:
     import torch
 
+    kinds, turns, owners = (x.cpu().numpy() for x in (batch.kinds, batch.turns, batch.owners))
+    opens = np.ones(len(kinds), dtype=bool)  # a turn of the user, or the end
+    opens[1:] = (turns[1:] != turns[:-1]) | (owners[1:] != owners[:-1])
+    first = opens & ((kinds == WORD) | (kinds == END))
     losses, places = score_hidden(
         model.model, hidden_at_targets(model.model, batch), batch.labels, model.chat.end_id,
-        torch.tensor(firsts, device=model.device),
+        torch.from_numpy(first).to(model.device),
     )  # fmt: skip
-    owner = np.array(owners)[batch.owners.cpu().numpy()]
-    kinds = batch.kinds.cpu().numpy()
+    owner = conversation_of[owners]
     words = kinds == WORD
     np.add.at(out.nats, owner[words], losses.cpu().double().numpy()[words])
     np.add.at(out.tokens, owner[words], 1)
-    first = np.array(firsts)
     out.ended += (kinds[first] == END).tolist()
     out.leaves += places[0]
     out.probability += places[1]

@@ -1,5 +1,6 @@
 """Recipes: frozen dataclasses read from YAML, every problem listed at once with its dotted path."""
 
+from userlm_synth.recipe.personas import Group, PersonaText, groups_of, members
 from userlm_synth.recipe.reading import build_recipe, find_recipe, load_recipe, shipped_recipes
 from userlm_synth.recipe.sections import (
     FORMATS,
@@ -14,11 +15,13 @@ from userlm_synth.recipe.sections import (
     Generate,
     Guardrails,
     Intents,
+    Personas,
     Push,
     Recipe,
     Report,
     Scratch,
     Training,
+    lasting,
 )
 
 __all__ = [
@@ -32,8 +35,11 @@ __all__ = [
     "Dedup",
     "Evaluate",
     "Generate",
+    "Group",
     "Guardrails",
     "Intents",
+    "PersonaText",
+    "Personas",
     "Push",
     "Recipe",
     "Report",
@@ -41,6 +47,9 @@ __all__ = [
     "Training",
     "build_recipe",
     "find_recipe",
+    "groups_of",
+    "lasting",
     "load_recipe",
+    "members",
     "shipped_recipes",
 ]

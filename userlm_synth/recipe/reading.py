@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from userlm_synth.errors import Problems, UserError
+from userlm_synth.recipe.personas import persona_problems
 from userlm_synth.recipe.sections import SOURCES, Recipe
 from userlm_synth.resources import data_folder
 
@@ -121,12 +122,23 @@ def _build(cls: Any, data: Any, path: str, problems: list[str]) -> Any:
     for name, item in fields.items():
         if name in data:
             where, sound = _join(path, name), len(problems)
-            values[name] = _coerce(hints[name], data[name], where, problems)
+            given = _with_defaults(item.default, data[name])
+            values[name] = _coerce(hints[name], given, where, problems)
             if len(problems) == sound:
                 problems += [f"{where}: {fault}" for fault in _limit_faults(item, values[name])]
         elif item.default is dataclasses.MISSING:
             problems.append(f"{_join(path, name)}: is missing")
     return cls(**values) if len(problems) == before else None
+
+
+def _with_defaults(default: Any, given: Any) -> Any:
+    """A section with what its field's own default sets otherwise than its class does: adapters
+    have another learning rate, also where their recipe sets the epochs alone."""
+    if not (dataclasses.is_dataclass(default) and isinstance(given, dict)):
+        return given
+    own = {item.name: getattr(default, item.name) for item in dataclasses.fields(default)}
+    usual = {item.name: item.default for item in dataclasses.fields(default)}
+    return {**{name: value for name, value in own.items() if value != usual[name]}, **given}
 
 
 def _join(path: str, key: object) -> str:
@@ -136,12 +148,23 @@ def _join(path: str, key: object) -> str:
 def _coerce(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        inner = next(item for item in arguments if item is not type(None))
         if value is None:  # a section that is null is not there: evaluate=null leaves it out
             return None
+        if float in arguments and str in arguments:  # a number, or one of some words
+            number = _number(value)
+            return str(value) if number is None else number
+        inner = next(item for item in arguments if item is not type(None))
         return _coerce(inner, value, path, problems)
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, path, problems)
+    if origin is dict:
+        if not isinstance(value, dict):
+            problems.append(f"{path}: is a section of keys, not {value!r}")
+            return None
+        return {
+            str(key): _coerce(arguments[1], item, _join(path, key), problems)
+            for key, item in value.items()
+        }
     if origin is tuple:
         items = value if isinstance(value, list) else [value]
         return tuple(_coerce(arguments[0], item, path, problems) for item in items)
@@ -177,6 +200,13 @@ def _limit_faults(item: dataclasses.Field[Any], value: Any) -> Iterator[str]:
     limits = item.metadata
     if value is None:
         return
+    if isinstance(value, str) and "words" in limits:
+        if value not in limits["words"]:
+            yield f"{value!r} is neither a number nor one of {', '.join(limits['words'])}"
+        return
+    for each in value if "each_of" in limits else ():
+        if each not in limits["each_of"]:
+            yield f"{each!r} is not one of {', '.join(limits['each_of'])}"
     if "min" in limits and value < limits["min"]:
         yield f"{value} is below {limits['min']}"
     if "above" in limits and value <= limits["above"]:
@@ -229,6 +259,9 @@ def _whole_recipe_problems(recipe: Recipe) -> Iterator[str]:
     side = recipe.assistant
     if side and (side.model is None) == (side.train is None):
         yield "assistant: give either model (a SPEC) or train (an assistant LM from the same base)"
+    for other in ("conversations", "base") if side and side.train else ():
+        if not getattr(recipe, other):
+            yield f"{other}: is missing; assistant.train needs it"
     parts = recipe.conversations
     if parts and not math.isclose(parts.train + parts.validation + parts.test, 1.0, abs_tol=1e-6):
         yield "conversations: train, validation and test must sum to 1"
@@ -251,3 +284,4 @@ def _whole_recipe_problems(recipe: Recipe) -> Iterator[str]:
     money = recipe.intents
     if money and money.budget is not None and None in (money.price_in, money.price_out):
         yield "intents.budget: needs price_in and price_out (USD a million tokens)"
+    yield from persona_problems(recipe)

@@ -81,6 +81,7 @@ class Conversations:
     clean: Clean | None = Clean()
     redact: bool = False  # e-mail addresses, phone numbers, keys, ... become placeholders
     dedup: Dedup | None = Dedup()
+    persona: str | None = None  # for those without one: "Writes in a {metadata.style} way."
     keep_dropped: bool = False  # what is dropped goes to dropped.jsonl, with its reason
     split_by: str = "user"  # user, conversation, or metadata.KEY (whole groups held out)
     train: float = field(default=0.9, metadata={"min": 0.0, "max": 1.0})
@@ -113,23 +114,36 @@ class Scratch:
     heads: int = field(default=3, metadata={"min": 1})
 
 
+END_WEIGHTS = ("token", "sample")
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
+
 @dataclass(frozen=True)
 class Training:
     """One run of the optimizer. Sizes are tokens; a row holds several packed conversations."""
 
     epochs: float = field(default=1.0, metadata={"above": 0.0})
+    max_steps: int | None = field(default=None, metadata={"min": 1})  # stop earlier
     learning_rate: float = field(default=2e-5, metadata={"above": 0.0})
     max_length: int = field(default=2048, metadata={"min": 32})
-    batch_tokens: int = field(default=16384, metadata={"min": 32})
-    micro_batch_tokens: int = field(default=2048, metadata={"min": 32})
+    batch_tokens: int = field(default=16384, metadata={"min": 32})  # of a step, on all processes
+    micro_batch_tokens: int = field(default=2048, metadata={"min": 32})  # at once, on one process
     warmup: float = field(default=0.05, metadata={"min": 0.0, "max": 1.0})
     final_learning_rate: float = field(default=0.1, metadata={"min": 0.0, "max": 1.0})
     weight_decay: float = field(default=0.0, metadata={"min": 0.0})
     clip: float = field(default=1.0, metadata={"above": 0.0})
-    end_weight: float = field(default=1.0, metadata={"min": 0.0})
+    # token: every target counts the same; sample: every turn does, and leaving (the mean over K+1
+    # samples); a number: as token, with this weight at the end token
+    end_weight: float | str = field(default="token", metadata={"min": 0.0, "words": END_WEIGHTS})
     intent_dropout: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
     precision: str = field(default="auto", metadata={"one_of": ("auto", "fp32", "bf16")})
+    optimizer: str = field(default="adamw", metadata={"one_of": ("adamw", "adamw_8bit")})
+    gradient_checkpointing: bool = False  # less memory, a third more time
+    compile: bool = False  # torch.compile each layer
     checkpoint_minutes: float = field(default=2.0, metadata={"above": 0.0})
+    validations: int = field(default=2, metadata={"min": 0})  # evenly spread, the last at the end
+    validation_conversations: int = field(default=50, metadata={"min": 1})
+    log_to: tuple[str, ...] = field(default=(), metadata={"each_of": TRACKERS})
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,19 @@ class Assistant:
     max_tokens: int = field(default=512, metadata={"min": 1})
     system: str | None = None  # a system prompt for the assistant
     api_key_env: str = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True)
+class Personas:
+    """LoRA adapters on top of the user LM: one for each group of people, or for each person."""
+
+    by: str | None = None  # user_id or metadata.KEY: an adapter for each of its values
+    groups: dict[str, dict[str, tuple[str, ...]]] | None = None  # NAME: {metadata.KEY: [values]}
+    min_conversations: int = field(default=20, metadata={"min": 1})  # to train on; fewer: none
+    rank: int = field(default=16, metadata={"min": 1})
+    alpha: int = field(default=32, metadata={"min": 1})
+    dropout: float = field(default=0.0, metadata={"min": 0.0, "max": 1.0})
+    train: Training = Training(learning_rate=2e-4, validations=0)
 
 
 @dataclass(frozen=True)
@@ -210,6 +237,22 @@ class Push:
     redact: bool = False  # e-mail addresses, keys, ... become placeholders, else nothing is made
 
 
+#: Settings that change nothing in the result, wherever they stand.
+PASSING = (
+    "api_key_env", "budget", "checkpoint_minutes", "concurrency", "log_to", "price_in",
+    "price_out", "validation_conversations", "validations", "workers",
+)  # fmt: skip
+
+
+def lasting(settings: Record) -> Record:
+    """Settings (plain data, nested) without those that change nothing in the result."""
+    return {
+        key: lasting(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key not in PASSING
+    }
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that one run does."""
@@ -220,6 +263,7 @@ class Recipe:
     intents: Intents | None = None
     base: Base | None = None
     train: Training | None = None
+    personas: Personas | None = None
     assistant: Assistant | None = None
     evaluate: Evaluate | None = None
     generate: Generate | None = None
@@ -245,4 +289,6 @@ def _plain(value: Any) -> Any:
             for f, item in items.items()
             if item is not None or f.default not in (None, dataclasses.MISSING)
         }
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
