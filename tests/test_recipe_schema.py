@@ -24,8 +24,8 @@ def test_resolved_recipes_are_valid_and_faults_are_found(name, tmp_path):
     chats.write_text("{}")
     recipe = load_recipe(name, [f"conversations.source={chats}"]).as_dict()
     assert record_problems(recipe, "recipe") == []
-    recipe["train"]["epochs"] = "many"
-    assert "train.epochs" in record_problems(recipe, "recipe")[0]
+    recipe["conversations"]["count"] = "many"
+    assert "conversations.count" in record_problems(recipe, "recipe")[0]
 
 
 def test_validate_knows_the_recipe_of_a_run_folder(tmp_path):
