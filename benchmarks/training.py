@@ -1,111 +1,230 @@
-"""One packed pass against the K+1 padded samples that everybody trains on.
+"""Our training against the K+1 samples that everybody trains on: padded, packed, and in TRL.
 
-    python benchmarks/training.py [--conversations 40] [--hidden 512] [--layers 4] [--seed 0]
+    python benchmarks/training.py                   # the table; on a GPU where there is one
+    python benchmarks/training.py --overhead        # what our own code costs in a step
 
-Both ways take one pass (forward and backward) over the same conversations with the same model and
-the same summed loss, in one run. Lengths follow WildChat's shape: most conversations are short, a
-few are long; user turns have a median of about 20 tokens and a long tail, replies about 200.
-The peer: each of the K+1 samples is a row (prompt masked, completion scored), right-padded in
-random batches, logits computed everywhere and the loss masked, as trainers do by default.
+One run, the same random Llama, the same conversations (lengths in WildChat's shape), the same
+tokens as targets, AdamW, fp32 on a CPU and bf16 on a GPU. Each way lives in a process of its own;
+the ways take turns, a pass over all conversations each, so that noise falls on all alike. Start,
+data preparation and a first step are not timed. The loss has to come out the same in all of them.
+TRL (`pip install trl==1.16.*`) is left out where it is not installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
+import importlib.util
 import json
 import math
+import multiprocessing
+import os
 import platform
-import random
-import time
+import statistics
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+import training_peers as peers
+from training_ours import ours, overhead
+from training_peers import Pass, Run
 
-from userlm_synth.training.batches import collate, pack
-from userlm_synth.training.loss import token_losses
-from userlm_synth.user_lm.render import CONTEXT, END, TURN_END, WORD, Rendered
+from userlm_synth.user_lm.render import Rendered
 
-HEADER = 5  # tokens that open a turn
-VOCABULARY = 8000
+TRL = "trl==1.16.*"
+LOSS_TOLERANCE = 1e-4  # relative, of the sum over all targets; samples that mix are 1e-3 off
 
 
-def lengths(rng: random.Random) -> list[tuple[int, int]]:
-    """(user, assistant) tokens of each exchange of one conversation."""
-    turns = 1
-    while rng.random() < 0.55 and turns < 12:
-        turns += 1
-    return [
-        (
-            min(600, max(2, round(math.exp(rng.gauss(math.log(20), 1.1))))),
-            min(700, max(5, round(math.exp(rng.gauss(math.log(200), 0.8))))),
+@dataclass(frozen=True)
+class Way:
+    """A row of the table."""
+
+    name: str
+    start: Callable[[Namespace, list[Rendered]], Run]
+
+    @property
+    def uses_trl(self) -> bool:
+        return "TRL" in self.name
+
+
+WAYS = {
+    "a": Way("K+1 samples, padded, random order", peers.padded_at_random),
+    "b": Way("K+1 samples, padded, by length", peers.padded_by_length),
+    "c1": Way("K+1 samples, TRL, packed", partial(peers.trl, one_pass=False, packing=True)),
+    "c2": Way("K+1 samples, TRL, one at a time", partial(peers.trl, one_pass=False, packing=False)),
+    "d1": Way("our one-pass rows, TRL, packed", partial(peers.trl, one_pass=True, packing=True)),
+    "d2": Way(
+        "our one-pass rows, TRL, one at a time", partial(peers.trl, one_pass=True, packing=False)
+    ),
+    "e": Way("userlm-synth train", ours),
+}
+# How many times faster ours is to be than these; of several the fastest counts.
+GOALS = (("a", 3.2), ("b", 1.5), ("c1 c2", 1.5), ("d1 d2", 1.0))
+COLUMNS = (
+    "way", "tokens", "steps", "seconds (all passes)", "CPU s", "target tokens/s", "ours / this",
+    "peak MiB", "loss differs by",
+)  # fmt: skip
+
+
+def child(key: str, options: Namespace, pipe: Connection) -> None:
+    """A process with one way: says when it is ready, then takes a pass whenever it is asked to."""
+    with (Path(options.folder) / f"{key}.txt").open("w") as log:  # trainers talk a lot
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    weight = torch.zeros(1, requires_grad=True)
+    weight.sum().backward()
+    torch.optim.AdamW([weight]).step()  # imports what it needs before memory is looked at
+    run = WAYS[key].start(options, peers.conversations(options))
+    before = memory(options, "VmRSS")
+    run(1)
+    pipe.send("ready")
+    while pipe.recv() == "pass":
+        done = run(None)
+        done.peak_mib = memory(options, "VmHWM") - before
+        if options.device == "cuda":
+            torch.cuda.empty_cache()  # the others need it
+        pipe.send(done)
+
+
+def memory(options: Namespace, field: str) -> float:
+    """MiB of this process: `VmRSS`, used now, from where the peak counts; `VmHWM`, that peak."""
+    if options.device == "cuda":
+        if field == "VmRSS":
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        if field == "VmRSS":
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return math.nan  # not Linux
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def measure(options: Namespace, keys: list[str]) -> dict[str, list[Pass]]:
+    """The passes of every way, in turns."""
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    children = []
+    for key in keys:
+        pipes[key], theirs = context.Pipe()
+        children.append(context.Process(target=child, args=(key, options, theirs), daemon=True))
+        children[-1].start()
+        theirs.close()
+        answer(options, key, pipes[key])
+    passes: dict[str, list[Pass]] = {key: [] for key in keys}
+    for number in range(options.repeats):
+        for key in keys:
+            pipes[key].send("pass")
+            passes[key].append(answer(options, key, pipes[key]))
+            print(f"{number + 1}. {key} {passes[key][-1]}", file=sys.stderr, flush=True)
+    for key, process in zip(keys, children, strict=True):
+        pipes[key].send("end")
+        process.join()
+    return passes
+
+
+def answer(options: Namespace, key: str, pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError:
+        print((Path(options.folder) / f"{key}.txt").read_text()[-3000:], file=sys.stderr)
+        sys.exit(f"{key} {WAYS[key].name}: ended early, see above")
+
+
+def summary(options: Namespace, passes: dict[str, list[Pass]]) -> dict[str, dict[str, Any]]:
+    """The figures of each way: medians, the highest peak, the loss against the first way's."""
+    targets = sum(one.targets for one in peers.conversations(options))
+    right = passes["a"][0].loss
+    mine = statistics.median(one.seconds for one in passes["e"])
+    my_cpu = statistics.median(one.cpu_seconds for one in passes["e"])
+    found = {}
+    for key, done in passes.items():
+        seconds = statistics.median(one.seconds for one in done)
+        cpu = statistics.median(one.cpu_seconds for one in done)
+        difference = max(abs(one.loss / right - 1) for one in done)
+        found[key] = {
+            "way": WAYS[key].name,
+            "tokens": done[0].tokens,
+            "steps": done[0].steps,
+            "seconds": seconds,
+            "cpu_seconds": cpu,
+            "target_tokens_per_second": targets / seconds,
+            "ratio": seconds / mine,
+            "cpu_ratio": cpu / my_cpu,
+            "peak_mib": max(one.peak_mib for one in done),
+            "loss_difference": difference,
+            "exact": difference <= LOSS_TOLERANCE,
+            "passes": [asdict(one) for one in done],
+        }
+    return found
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    lines = [COLUMNS, ("---",) * len(COLUMNS)]
+    for key, way in WAYS.items():
+        name = f"{key}. {way.name}"
+        if (row := found.get(key)) is None:
+            lines.append((name, f"not installed: pip install {TRL}", *[""] * (len(COLUMNS) - 2)))
+            continue
+        times = [one["seconds"] for one in row["passes"]]
+        wrong = "" if row["exact"] else " **wrong: samples see each other**"
+        lines.append(
+            (
+                name,
+                f"{row['tokens']:,}",
+                f"{row['steps']}",
+                f"{row['seconds']:.2f} ({min(times):.2f} to {max(times):.2f})",
+                f"{row['cpu_seconds']:.2f}",
+                f"{row['target_tokens_per_second']:,.0f}",
+                f"{row['ratio']:.2f}",
+                f"{row['peak_mib']:,.0f}",
+                f"{row['loss_difference']:.0e}{wrong}",
+            )
         )
-        for _ in range(turns)
-    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def conversation(rng: random.Random) -> Rendered:
-    """A conversation of random tokens, laid out and masked as a real one."""
-    out = Rendered()
-
-    def some(count: int) -> list[int]:
-        return [rng.randrange(10, VOCABULARY) for _ in range(count)]
-
-    out.add([0, *some(HEADER + 25)])
-    number = 0
-    for number, (user, reply) in enumerate(lengths(rng), 1):
-        if len(out.ids) + user + reply + 4 * HEADER > 2048:
-            break
-        out.add(some(HEADER))
-        out.add(some(user), WORD, number)
-        out.add([1], TURN_END, number)
-        out.add([*some(HEADER + reply), 1])
-    out.add(some(HEADER))
-    out.add([2], END, number + 1)
-    return out
+def goals(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ours against the fastest of each goal's peers whose loss is right."""
+    reached = []
+    for keys, least in GOALS:
+        known = [found[key] for key in keys.split() if key in found and found[key]["exact"]]
+        line: dict[str, Any] = {"against": keys, "least": least, "passed": None}
+        if known:
+            line |= {name: min(one[name] for one in known) for name in ("ratio", "cpu_ratio")}
+            line["passed"] = line["ratio"] >= least and found["e"]["exact"]
+        reached.append(line)
+    return reached
 
 
-def k_plus_1(one: Rendered) -> list[tuple[list[int], int]]:
-    """(ids, how many of the last are the completion) for each sample of a conversation."""
-    samples = []
-    for turn in sorted({turn for turn in one.turns if turn}):
-        places = [i for i, t in enumerate(one.turns) if t == turn and one.kinds[i] != CONTEXT]
-        samples.append((one.ids[: places[-1] + 1], len(places)))
-    return samples
+def verdict(passed: bool | None) -> str:
+    return {True: "pass", False: "FAIL", None: "not run"}[passed]
 
 
-def padded(
-    model: LlamaForCausalLM, samples: list[tuple[list[int], int]], batch: int
-) -> tuple[float, int]:
-    """Forward and backward over padded batches; returns the summed loss and the tokens computed."""
-    total, tokens = 0.0, 0
-    for start in range(0, len(samples), batch):
-        some = samples[start : start + batch]
-        width = max(len(ids) for ids, _ in some)
-        ids = torch.tensor([row + [0] * (width - len(row)) for row, _ in some])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in some])
-        labels = torch.full_like(ids, -100)
-        for row, (sample, own) in enumerate(some):
-            labels[row, len(sample) - own : len(sample)] = torch.tensor(sample[-own:])
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), reduction="sum"
-        )
-        loss.backward()
-        total += loss.item()
-        tokens += ids.numel()
-    return total, tokens
-
-
-def one_pass(model: LlamaForCausalLM, chats: list[Rendered]) -> tuple[float, int]:
-    """The same over packed rows, one row at a time."""
-    total, tokens = 0.0, 0
-    for row in pack([len(one.ids) for one in chats], 2048):
-        batch = collate(chats, [row], 0)
-        loss = token_losses(model, batch).sum()
-        loss.backward()
-        total += loss.item()
-        tokens += batch.ids.numel()
-    return total, tokens
+def surroundings(options: Namespace) -> dict[str, str]:
+    """What the figures depend on, beside the options."""
+    known = []
+    for name in ("torch", "transformers", "trl", "accelerate"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            known.append(f"{name} {importlib.metadata.version(name)}")
+    gpu = f"{torch.cuda.get_device_name()}, " if options.device == "cuda" else ""
+    cores = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return {
+        "command": " ".join(["python benchmarks/training.py", *sys.argv[1:]]),
+        "machine": gpu + cores,
+        "precision": options.precision,
+        "trl": f"TRL attends with {peers.trl_attention(options)}",
+        "versions": ", ".join(known),
+    }
 
 
 def main() -> None:
@@ -113,50 +232,40 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=40)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--vocabulary", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=8, help="samples in a padded batch")
+    parser.add_argument("--step-conversations", type=int, default=16, help="in an optimizer step")
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overhead", action="store_true", help="only that, at 110M parameters")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all figures")
     options = parser.parse_args()
-    rng = random.Random(options.seed)
-    chats = [conversation(rng) for _ in range(options.conversations)]
-    samples = [sample for one in chats for sample in k_plus_1(one)]
-    rng.shuffle(samples)
-    torch.manual_seed(options.seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=options.hidden,
-            num_hidden_layers=options.layers,
-            intermediate_size=options.hidden * 8 // 3,
-            num_attention_heads=options.hidden // 64,
-            num_key_value_heads=options.hidden // 64,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-        )
-    )
-    ways = {
-        "K+1 samples, padded": lambda: padded(model, samples, options.batch),
-        "one pass, packed": lambda: one_pass(model, chats),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    losses, tokens = {}, {}
-    for _ in range(options.repeats):  # in turns, so that noise falls on both
-        for name, way in ways.items():
-            model.zero_grad()
-            started = time.process_time()
-            losses[name], tokens[name] = way()
-            seconds[name].append(time.process_time() - started)
-    best = {name: min(times) for name, times in seconds.items()}
-    first, second = ways
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{len(chats)} conversations, {len(samples)} samples")
-    for name in ways:
-        print(
-            f"{name:22} {tokens[name]:9,} tokens  {best[name]:7.1f} CPU s  loss {losses[name]:.2f}"
-        )
-    error = abs(losses[first] - losses[second]) / losses[first]
-    print(f"speed-up {best[first] / best[second]:.2f}, relative difference of the loss {error:.1e}")
-    print(json.dumps({"speed_up": best[first] / best[second], "loss_error": error}))
+    options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    options.precision = "bf16" if options.device == "cuda" else "fp32"
+    about = surroundings(options)
+    result: dict[str, Any] = {**about, "options": {**vars(options), "json": None}}
+    with tempfile.TemporaryDirectory() as options.folder:
+        if options.overhead:
+            result["overhead"] = cost = overhead(options)
+            print(
+                f"{verdict(cost['share'] < 0.03)}: own code takes {100 * cost['share']:.2f} % "
+                f"(under 3): {1000 * cost['own_seconds_a_step']:.1f} ms of a step of "
+                f"{cost['seconds_a_step']:.3f} s; {cost['parameters'] / 1e6:.0f}M parameters"
+            )
+        else:
+            has_trl = importlib.util.find_spec("trl") is not None
+            keys = [key for key, way in WAYS.items() if has_trl or not way.uses_trl]
+            result["ways"] = summary(options, measure(options, keys))
+            result["goals"] = goals(result["ways"])
+            print(table(result["ways"]) + "\n")
+            for goal in result["goals"]:
+                line = f"{verdict(goal['passed'])}: ours / {goal['against'].replace(' ', ', ')}"
+                if goal["passed"] is not None:
+                    line += f" {goal['ratio']:.2f}, by CPU time {goal['cpu_ratio']:.2f}"
+                print(f"{line} (at least {goal['least']})")
+    print("\n" + "; ".join(about.values()))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ def steps_of(job: Job, summary: Summary, why: Array) -> list[Record]:
     add("read", summary.unreadable)
     if settings.clean:
         add("clean", summary.dropped, summary.changed)
+    if settings.persona is not None:
+        add("persona", Counter(), summary.personas)
     if settings.redact:
         add("redact", Counter(), summary.redacted)
     if summary.invalid:

@@ -1,4 +1,4 @@
-"""A block of a source becomes a shard: read, cleaned, redacted, checked, hashed.
+"""A block of a source becomes a shard: read, cleaned, given personas, redacted, checked, hashed.
 
 Shards are made in any process, in any order; what is in them depends on their block alone.
 """
@@ -21,7 +21,7 @@ from userlm_synth.conversations.shards import COLUMNS, LABELS, Content, Shard, S
 from userlm_synth.conversations.sources import BadRow, Block, Fault, drafts, located, rows
 from userlm_synth.conversations.splits import SPLITS, group_of, split_of
 from userlm_synth.errors import UserError
-from userlm_synth.recipe import Conversations
+from userlm_synth.recipe import Conversations, PersonaText
 from userlm_synth.records import Record, has_form, record_problems, to_line, user_turns
 
 
@@ -54,6 +54,8 @@ class ShardMaker:
         clean = job.settings.clean
         excluded = read_ids(Path(clean.exclude_ids)) if clean and clean.exclude_ids else frozenset()
         self.cleaner = Cleaner(clean, excluded) if clean else None
+        persona = job.settings.persona
+        self.persona = PersonaText(persona) if persona is not None else None
 
     def make(self, block: Block) -> Summary:
         """One shard; with `on_error: stop` and a fault, its files are not written."""
@@ -78,7 +80,7 @@ class ShardMaker:
         return summary
 
     def _one(self, draft: Record, where: str, number: int, summary: Summary, made: _Rows) -> None:
-        """Clean, redact and check one draft."""
+        """Clean, give a persona to, redact and check one draft."""
         summary.drafts += 1
         record: Record | None = draft
         if self.cleaner:
@@ -90,6 +92,8 @@ class ShardMaker:
                 return
             summary.changed.update(changed)
         assert record
+        if self.persona:
+            summary.personas[_give_persona(record, self.persona)] += 1
         if self.job.settings.redact:
             from userlm_synth.privacy import redact_record
 
@@ -118,6 +122,14 @@ class ShardMaker:
         if record_problems(record, "conversation"):
             return b""
         return line or to_line(record).encode()
+
+
+def _give_persona(record: Record, persona: PersonaText) -> str:
+    """Write the persona of a record that has none; returns what happened, for the counts."""
+    if (record["persona"] or "").strip():
+        return "persona given by the source"
+    record["persona"], lacking = persona.of(record)
+    return f"no persona, as there is no {lacking}" if lacking else "persona written"
 
 
 class _Rows:

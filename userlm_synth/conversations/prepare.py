@@ -40,7 +40,7 @@ WRITTEN = (
     "card.json",
     *(f"{name}.jsonl" for name in (*SPLITS, "templates", "rejected", "dropped")),
 )
-FORMAT = 1  # of the shards; another one is not continued
+FORMAT = 2  # of the shards; another one is not continued
 
 
 class Source(Protocol):

@@ -22,7 +22,9 @@ from userlm_synth.conversations.openings import Array
 from userlm_synth.errors import explain_disk_full
 from userlm_synth.records import Record
 
-COUNTS = ("forms", "unreadable", "invalid", "dropped", "changed", "redacted")  # of a `Summary`
+COUNTS = (  # of a `Summary`
+    "forms", "unreadable", "invalid", "dropped", "changed", "personas", "redacted",
+)  # fmt: skip
 LABELS = ("language", "country", "model", "source")
 
 
@@ -60,6 +62,7 @@ class Summary:
     invalid: Counter[str] = field(default_factory=Counter)  # kinds of faulty conversations
     dropped: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
+    personas: Counter[str] = field(default_factory=Counter)
     redacted: Counter[str] = field(default_factory=Counter)
 
     def reject(self, kinds: Counter[str], where: str, reasons: Sequence[str]) -> None:
