@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 import torch
-from families import family
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from families import family
 from toys import INTENT, conversation, model, tokenizer, trained_user_lm
 from userlm_synth.errors import UserError
 from userlm_synth.user_lm import fingerprint, load_model, load_tokenizer, open_chat

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-import families
 import pytest
 import torch
-from families import NAMES, SENTENCEPIECE, UNTIED, family
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import families
+from families import NAMES, SENTENCEPIECE, UNTIED, family
 from userlm_synth.user_lm import (
     ChatFormat,
     encode_texts,

@@ -175,7 +175,9 @@ def test_stages_do_not_import_each_other_but_for_the_scores() -> None:
 
 
 def test_the_optimizer_lives_in_training_alone() -> None:
-    users = {name for name, path in MODULES.items() if "torch.optim" in path.read_text(encoding="utf-8")}
+    users = {
+        name for name, path in MODULES.items() if "torch.optim" in path.read_text(encoding="utf-8")
+    }
     assert users == {"userlm_synth.training.loop"}
 
 

@@ -54,9 +54,7 @@ class Run:
         if recipe.assistant and recipe.assistant.train:
             own = lasting({"train": asdict(recipe.assistant.train), **start, "seed": recipe.seed})
             sources = (*chats, "base")
-            found.append(
-                Stage("assistant_lm", "assistant", own, sources, self._assistant_lm, True)
-            )
+            found.append(Stage("assistant_lm", "assistant", own, sources, self._assistant_lm, True))
         if recipe.evaluate:
             models = (*chats, "base", "user_lm")
             add("evaluation", "evaluate", models, self._evaluation, **start)

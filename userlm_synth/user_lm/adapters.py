@@ -124,7 +124,7 @@ def merge(user_lm: str, adapter: str, out: Path) -> None:
     if file is None:
         raise UserError(f"{adapter}: has no {ADAPTER}; adapters are read from safetensors only")
     model = _attach(load_model(user_lm), file.parent).merge_and_unload()
-    made = {
+    made: Record = {
         "made_from": whole,
         "adapter": fingerprint(adapter),
         "speaker": "user",
