@@ -53,8 +53,8 @@ class Run:
             add("personas", "personas", lm, self._personas, groups=groups, **start)
         if recipe.assistant and recipe.assistant.train:
             own = lasting({"train": asdict(recipe.assistant.train), **start, "seed": recipe.seed})
-            sources = (*chats, "base")
-            found.append(Stage("assistant_lm", "assistant", own, sources, self._assistant_lm, True))
+            after = (*chats, "base")
+            found.append(Stage("assistant_lm", "assistant", own, after, self._assistant_lm, True))
         if recipe.evaluate:
             models = (*chats, "base", "user_lm")
             add("evaluation", "evaluate", models, self._evaluation, **start)
