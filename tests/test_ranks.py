@@ -53,15 +53,18 @@ torch.set_num_threads(1)
 found = [one_step(*settings) for settings in SETTINGS]
 if join().first:
     open(sys.argv[1], "w").write(json.dumps(found))
+join().leave()
 """
 
 
 def launch(world: int, *arguments: str, check: bool = True, **more: str):
     environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", **more}
     start = [sys.executable] if world == 1 else [*TORCHRUN, str(world)]
-    return subprocess.run(
-        [*start, *arguments], env=environment, capture_output=True, text=True, check=check
+    done = subprocess.run(
+        [*start, *arguments], env=environment, capture_output=True, text=True, check=False
     )
+    assert not check or done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.mark.slow

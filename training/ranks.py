@@ -77,6 +77,15 @@ class Ranks:
 
             dist.barrier()
 
+    def leave(self) -> None:
+        """The end of the run: nobody goes while another still waits for a word of its."""
+        if self.world > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+            dist.destroy_process_group()
+            join.cache_clear()
+
 
 @functools.cache
 def join() -> Ranks:

@@ -329,8 +329,10 @@ def run_recipe(
         stage for stage in Run(recipe, out, command).stages() if not only or stage.name in only
     ]
     RunFolder(recipe, out).execute(stages, ranks)
-    if ranks and not ranks.first:
-        return
+    if ranks:
+        ranks.leave()
+        if not ranks.first:
+            return
     say(f"checked against the schemas: {validate_run(out):,} records, all valid")
 
 
