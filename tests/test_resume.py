@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,17 @@ def _arrange_death(die_at: int, where: str) -> None:
     checkpoints._finish = dying_finish
 
 
+#: What a child would import on its way; the server that they fork from has it.
+PRELOAD = [
+    "test_resume",
+    "torch.distributed.checkpoint",
+    "transformers.models.llama.modeling_llama",
+]
+
+
 def in_a_process(*arguments: object) -> int | None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_resume"])
+    context.set_forkserver_preload(PRELOAD)
     child = context.Process(target=train, args=arguments)
     child.start()
     child.join()
@@ -112,19 +121,20 @@ def test_kill_9_and_run_again_gives_the_same_weights(whole, tmp_path, die_at, wh
     assert log[-1] < 0.8 * log[0]
 
 
-def trained(tmp_path, steps: int = 2, key: str = "mine"):
+def trained(tmp_path, steps: int = 2, key: str = "mine", options: Training = OPTIONS):
     """A trainer after some steps, and its states."""
     net, job = toy()
-    trainer, states = Trainer(net, job, OPTIONS, join()), States(tmp_path, key, join())
+    trainer, states = Trainer(net, job, options, join()), States(tmp_path, key, join())
     for number in range(steps):
         trainer.step(number)
         states.save(number + 1, trainer.model, trainer.optimizer)
     return trainer, states
 
 
-def fresh():
-    net, job = toy(seed=4)
-    return Trainer(net, job, OPTIONS, join())
+def fresh(options: Training = OPTIONS):
+    """Of the same job, its weights others."""
+    (net, _), (_, job) = toy(seed=4), toy()
+    return Trainer(net, job, options, join())
 
 
 def test_a_state_restores_weights_and_optimizer(tmp_path):
@@ -136,6 +146,20 @@ def test_a_state_restores_weights_and_optimizer(tmp_path):
     moments = [list(t.optimizer.state.values()) for t in (trainer, other)]
     for one, two in zip(*moments, strict=True):
         assert all(torch.equal(one[name], two[name]) for name in ("exp_avg", "exp_avg_sq", "step"))
+
+
+@pytest.mark.slow
+def test_eight_bit_adamw_trains_and_goes_on_from_a_state_as_if_never_stopped(tmp_path):
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    options = replace(OPTIONS, optimizer="adamw_8bit")
+    trainer, states = trained(tmp_path, options=options)
+    kept = trainer.optimizer.state.values()
+    assert "OptimState8bit" in {type(one["exp_avg"]).__name__ for one in kept}
+    other = fresh(options)
+    assert states.load(other.model, other.optimizer) == 2
+    on, again = ([t.step(n)["loss"] for n in range(2, 12)] for t in (trainer, other))
+    assert on == again
+    assert on[-1] < 0.95 * on[0]
 
 
 @pytest.mark.parametrize("tear", ["truncated", "no state.json", "torn state.json", "a part only"])
@@ -170,7 +194,7 @@ def test_two_states_are_kept(tmp_path):
 
 def test_ctrl_c_saves_the_step_and_the_next_run_goes_on_from_it(tmp_path, monkeypatch, capsys):
     net, job = toy()
-    options = Training(**{**vars(OPTIONS), "checkpoint_minutes": 60})
+    options = replace(OPTIONS, checkpoint_minutes=60)
     step = Trainer.step
 
     def interrupted(self, number):

@@ -220,13 +220,6 @@ def test_memory_and_speed_settings_do_not_change_the_training(tmp_path, more):
     assert ways[0] == pytest.approx(ways[1], rel=1e-4)
 
 
-def test_eight_bit_adamw_trains(tmp_path):
-    pytest.importorskip("torchao", reason="torchao is not installed")
-    net, job, options = trainer_of(tmp_path, epochs=20, optimizer="adamw_8bit")
-    log = fit(net, job, options, stage="toy", states=tmp_path / "states")
-    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
-
-
 def test_eight_bit_adamw_without_its_package_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao", None)
     monkeypatch.setitem(sys.modules, "torchao.optim", None)

@@ -137,7 +137,8 @@ class Trainer:
         torch.manual_seed((self.job.seed << 32) + number * ranks.world + ranks.rank)
         rate = learning_rate(number, len(self.steps), self.options)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            # torchao's is a tensor, which its compiled step reads
+            group["lr"] = group["lr"].fill_(rate) if torch.is_tensor(group["lr"]) else rate
         members = [index for row in self.steps[number] for index in row]
         scale = ranks.world / max(float(self.window_weights[members].sum()), 1e-12)
         figures = torch.zeros(6, dtype=torch.float64, device=ranks.device)
