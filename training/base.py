@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from userlm_synth.folders import whole_folder
 from userlm_synth.progress import say
 from userlm_synth.recipe import lasting
 from userlm_synth.records import Record, parse_json, stable_hash
@@ -136,11 +137,8 @@ def _key_of(folder: Path) -> str | None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part)
-    shutil.rmtree(target, ignore_errors=True)
-    part.replace(target)
+    with whole_folder(target) as part:
+        shutil.copytree(source, part, dirs_exist_ok=True)
 
 
 def ship(source: Path, out: Path) -> None:

@@ -118,8 +118,9 @@ class Validation:
             ids.append(self.ranks.share(int(tokens[index])))
             if ids[-1] in self.form.stop_ids:
                 break
+        last = ids.pop() if ids[-1] in self.form.stop_ids else None
         text: str = self.form.tokenizer.decode(ids[start:])
-        return text
+        return f"{text} (leaves)" if last == self.form.end_id is not None else text
 
 
 def _to_continue(ids: list[int]) -> Batch:

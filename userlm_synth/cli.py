@@ -34,6 +34,9 @@ class Program(click.Group):
         """Run a command; a mendable error is one line (or a line each), a bug a short notice."""
         if not speaks():
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (until this process ends)
+        # Of how many sizes of matrix product torch keeps its kernels on a CPU. Conversations have
+        # many sizes, and the default (1,024) came to a GiB where 128 took no longer.
+        os.environ.setdefault("LRU_CACHE_CAPACITY", "128")
         try:
             return super().invoke(ctx)
         except UserError as error:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from userlm_synth import __version__
-from userlm_synth.errors import UserError, explain_disk_full
+from userlm_synth.errors import UserError
+from userlm_synth.folders import whole_folder
 from userlm_synth.privacy import find_in_record, redact, redact_record
 from userlm_synth.records import Record, read_records, sha256_file
 from userlm_synth.resources import data_folder
@@ -54,35 +55,28 @@ def build_dataset(run: Path, out: Path, settings: Push, name: str) -> Record:
     recipe, redacted = redact(recipe)
     for one in dialogues if secrets else ():
         redacted.update(redact_record(one))
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        with explain_disk_full(out):
-            splits = split_by_intent(dialogues, settings.validation)
-            for split, records in splits.items():
-                _write_parquet(part / "data" / f"{split}-00000-of-00001.parquet", records)
-            schema = data_folder("schemas") / "dialogue.schema.json"
-            _copy(schema, part / "dialogue.schema.json")
-            if recipe:
-                (part / "recipe.yaml").write_text(recipe, "utf-8")
-            for file in ("report/report.json", "report/index.html"):
-                if (run / file).is_file():
-                    _copy(run / file, part / Path(file).name)
-            if secrets and (part / "index.html").is_file():
-                _redact_page(part / "index.html", secrets)
-            card = _card(dialogues, splits, settings, name, redacted)
-            (part / "README.md").write_text(card, "utf-8")
-            sums = {
-                file.relative_to(part).as_posix(): sha256_file(file)
-                for file in sorted(part.rglob("*"))
-                if file.is_file()
-            }
-            lines = "".join(f"{digest}  {file}\n" for file, digest in sums.items())
-            (part / "SHA256SUMS").write_text(lines)
-            shutil.rmtree(out, ignore_errors=True)
-            part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with whole_folder(out) as part:
+        splits = split_by_intent(dialogues, settings.validation)
+        for split, records in splits.items():
+            _write_parquet(part / "data" / f"{split}-00000-of-00001.parquet", records)
+        schema = data_folder("schemas") / "dialogue.schema.json"
+        _copy(schema, part / "dialogue.schema.json")
+        if recipe:
+            (part / "recipe.yaml").write_text(recipe, "utf-8")
+        for file in ("report/report.json", "report/index.html"):
+            if (run / file).is_file():
+                _copy(run / file, part / Path(file).name)
+        if secrets and (part / "index.html").is_file():
+            _redact_page(part / "index.html", secrets)
+        card = _card(dialogues, splits, settings, name, redacted)
+        (part / "README.md").write_text(card, "utf-8")
+        sums = {
+            file.relative_to(part).as_posix(): sha256_file(file)
+            for file in sorted(part.rglob("*"))
+            if file.is_file()
+        }
+        lines = "".join(f"{digest}  {file}\n" for file, digest in sums.items())
+        (part / "SHA256SUMS").write_text(lines)
     return {split: len(records) for split, records in splits.items()}
 
 

@@ -7,8 +7,6 @@ either kind here. An adapter is merged into its base in memory, or attached to i
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from userlm_synth.errors import UserError, explain_disk_full
+from userlm_synth.errors import UserError
+from userlm_synth.folders import whole_folder
 from userlm_synth.records import Record
 from userlm_synth.user_lm.checkpoint import checkpoint_dtype, save_checkpoint
 from userlm_synth.user_lm.loading import (
@@ -146,29 +145,11 @@ def save_adapter(
     config.base_model_name_or_path = str(local.resolve()) if local.is_dir() else path
     config.revision, config.inference_mode = revision, True
     config.target_modules = sorted(config.target_modules)  # a set, whose order is by chance
-    with _whole(folder) as part:
+    with whole_folder(folder) as part:
         config.save_pretrained(part)
         save_file(dict(weights), part / ADAPTER, metadata={"format": "pt"})
         (part / ABOUT).write_text(json.dumps(made, indent=2) + "\n")
         (part / "training_log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to write to, which takes its place when all of it is on the disk."""
-    part = folder.with_name(f".{folder.name}.part")
-    try:
-        with explain_disk_full(folder):
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            yield part
-            for file in part.iterdir():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-            shutil.rmtree(folder, ignore_errors=True)
-            part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _about(name: str) -> Record:

@@ -7,13 +7,12 @@ to its family, the end token, and new rows initialised from the trained ones.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from userlm_synth.errors import UserError, explain_disk_full
+from userlm_synth.errors import UserError
+from userlm_synth.folders import whole_folder
 from userlm_synth.records import END_TOKEN
 from userlm_synth.user_lm.chat_format import ChatFormat, Speaker, chat_template, special_ids
 from userlm_synth.user_lm.families import SLOT, WITHOUT_ROW, family_of, make_known
@@ -168,30 +167,18 @@ def save_checkpoint(
     place of the model's own, gathered from several processes.
     """
     quiet()
-    part = folder.with_name(f".{folder.name}.part")
-    try:
-        with explain_disk_full(folder):
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            weights = _weights(model, dtype, state_dict)
-            model.save_pretrained(part, state_dict=weights)
-            if dtype is not None:  # written after the model, which stays as it is
-                config = json.loads((part / "config.json").read_bytes())
-                config["dtype"] = str(dtype).removeprefix("torch.")
-                (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-            tokenizer.save_pretrained(part)
-            (part / "userlm_synth.json").write_text(json.dumps(made, indent=2) + "\n")
-            if log:
-                lines = "".join(json.dumps(line) + "\n" for line in log)
-                (part / "training_log.jsonl").write_text(lines)
-            for file in part.iterdir():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-            if folder.exists():
-                shutil.rmtree(folder)
-            part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with whole_folder(folder) as part:
+        weights = _weights(model, dtype, state_dict)
+        model.save_pretrained(part, state_dict=weights)
+        if dtype is not None:  # written after the model, which stays as it is
+            config = json.loads((part / "config.json").read_bytes())
+            config["dtype"] = str(dtype).removeprefix("torch.")
+            (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tokenizer.save_pretrained(part)
+        (part / "userlm_synth.json").write_text(json.dumps(made, indent=2) + "\n")
+        if log:
+            lines = "".join(json.dumps(line) + "\n" for line in log)
+            (part / "training_log.jsonl").write_text(lines)
 
 
 def _weights(
