@@ -22,7 +22,8 @@ HEAVY = {
 }  # fmt: skip
 
 LEAVES = {
-    "_version", "errors", "folders", "locks", "metrics", "pages", "privacy", "progress", "resources", "world",
+    "_version", "errors", "folders", "locks", "metrics", "pages", "privacy", "progress",
+    "resources", "world",
 }  # fmt: skip
 LOW = LEAVES | {"records", "recipe"}
 STAGES = {
