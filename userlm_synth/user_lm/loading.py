@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +30,12 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 
 def quiet() -> None:
-    """transformers draws bars and warns about things that are as they should be here."""
+    """transformers draws bars and warns about things that are as they should be here; so does
+    torchao, which it imports where there is one."""
     import transformers
+
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
