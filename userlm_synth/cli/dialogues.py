@@ -1,0 +1,111 @@
+"""Whole runs, dialogues, and what is said of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from userlm_synth.cli.program import FILE, as_overrides, recipe_and_overrides
+
+
+@click.command()
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=FILE, help="The run folder (default: runs/RECIPE).")
+def run(recipe: str, overrides: tuple[str, ...], out: Path | None) -> None:
+    """Every stage that RECIPE names, in order; run again, it continues.
+
+    RECIPE is a shipped name (userlm-synth recipes list) or a .yaml file. Settings can be changed
+    by dotted path: userlm-synth run quickstart generate.num=50
+    """
+    from userlm_synth.pipeline import run_recipe
+    from userlm_synth.recipe import load_recipe
+    from userlm_synth.summary import print_summary
+
+    loaded = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / loaded.name
+    run_recipe(loaded, folder, command=["userlm-synth", "run", recipe, *overrides])
+    print_summary(loaded, folder)
+
+
+@click.command()
+@click.argument("items", nargs=-1, metavar="[RECIPE] [KEY=VALUE]...")
+@click.option("--user", help="SPEC of the user LM.")
+@click.option("--assistant", help="SPEC of the assistant: openai:MODEL@URL, hf:PATH.")
+@click.option("--intents", "intents_file", type=FILE, help="Intents or conversations (JSONL).")
+@click.option("--num", type=int, help="Dialogues in all (default: one an intent).")
+@click.option("--out", type=FILE, required=True, help="Folder of the dialogues.")
+@click.option("--seed", type=int, help="The run's seed (default: the recipe's, or 0).")
+@click.option("--concurrency", type=int, help="Dialogues at once.")
+def generate(
+    items: tuple[str, ...],
+    user: str | None,
+    assistant: str | None,
+    intents_file: Path | None,
+    num: int | None,
+    out: Path,
+    seed: int | None,
+    concurrency: int | None,
+) -> None:
+    """Dialogues between a user LM and an assistant; run again, it continues.
+
+    Flags win over the recipe; guardrails and sampling are recipe fields, also without a recipe:
+    generate.guardrails.max_words=25 assistant.temperature=0.7
+    """
+    from userlm_synth.pipeline import generate_only
+
+    recipe, overrides = recipe_and_overrides("generate", items)
+    flags = {
+        "generate.user": user,
+        "assistant.model": assistant,
+        "generate.intents": str(intents_file) if intents_file else None,
+        "generate.num": num,
+        "generate.concurrency": concurrency,
+        "seed": seed,
+    }
+    overrides += as_overrides(flags)
+    counts = generate_only(recipe, overrides, out)
+    click.echo(f"{out}: {counts['accepted']:,} accepted; rejected: {counts['rejected'] or 'none'}")
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+@click.option("--schema", help="The schema's name (default: recognised from the file).")
+def validate(files: tuple[Path, ...], schema: str | None) -> None:
+    """Check record files; one line for each problem, and exit status 1 if there is any."""
+    from userlm_synth.records import file_problems, load_schema
+
+    if schema:
+        load_schema(schema)
+    total, problems = 0, []
+    for file in files:
+        count, found = file_problems(file, schema)
+        total += count
+        problems += found
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        click.echo(f"{len(problems)} problem(s) in {total:,} records", err=True)
+        sys.exit(1)
+    click.echo(f"{total:,} records, all valid")
+
+
+@click.command()
+@click.argument("dialogues", type=FILE)
+@click.option("--reference", type=FILE, required=True, help="Held-out human conversations (JSONL).")
+@click.option("--out", type=FILE, required=True, help="Folder for report.json and index.html.")
+@click.option("--title", help="The page's title.")
+@click.option("--seed", default=0, show_default=True, help="Of what is sampled.")
+def report(dialogues: Path, reference: Path, out: Path, title: str | None, seed: int) -> None:
+    """How diverse and natural DIALOGUES (a folder or file) are, beside real people."""
+    from userlm_synth.pipeline import read_dialogues
+    from userlm_synth.records import read_records
+    from userlm_synth.reporting import write_report
+
+    accepted, rejected = read_dialogues(dialogues)
+    people = read_records(reference, "conversation")
+    heading = title or f"{dialogues.name} beside {reference.name}"
+    write_report(accepted, rejected, people, out, title=heading, seed=seed)
+    click.echo(str(out / "index.html"))
