@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import CHATS, TOK, chat_model, windows_of
+from test_training import CHATS, chat_model, windows_of
 
 from userlm_synth.recipe import Training
 from userlm_synth.training.loop import Job, Trainer
@@ -28,7 +28,7 @@ SETTINGS = [(140, "token"), (420, "token"), (420, "sample")]
 def one_step(batch_tokens: int, end_weight: str) -> list:
     """The gradient, losses and targets of a run's first step."""
     net, form = chat_model()
-    job = Job(windows_of(form), [one["id"] for one in CHATS], TOK.pad_token_id, 0, "toy")
+    job = Job(windows_of(form), [one["id"] for one in CHATS], form.tokenizer.pad_token_id, 0, "toy")
     options = Training(
         max_length=140, batch_tokens=batch_tokens, micro_batch_tokens=140, end_weight=end_weight,
         clip=1e9, precision="fp32", learning_rate=1e-2,

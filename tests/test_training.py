@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from userlm_synth.training.stopping import explain_out_of_memory
 from userlm_synth.training.tokens import Windows
 from userlm_synth.user_lm import END, encode_texts, open_chat, render_all
 
-TOK = tokenizer()
+PLAIN = tokenizer()
 CHATS = [
     conversation("a latte please", "here or to go?", "to go", "five minutes.", number=0),
     conversation("hi", "hello", "what is in a mocha?", number=1),
@@ -33,8 +34,9 @@ CHATS = [
 
 
 def chat_model(dtype=torch.float32, seed=0):
-    net = model(TOK, seed)
-    form = open_chat(net, TOK, "user")
+    tok = copy.deepcopy(PLAIN)  # which open_chat gives new tokens
+    net = model(tok, seed)
+    form = open_chat(net, tok, "user")
     assert use_packed_attention(net)
     return net.to(dtype), form
 
@@ -58,7 +60,7 @@ def sample_by_sample(net, form):
             own = (
                 [form.end_id]
                 if sample["end"]
-                else [*encode_texts(TOK, [text])[0], form.turn_end_id]
+                else [*encode_texts(form.tokenizer, [text])[0], form.turn_end_id]
             )
             logits = net(torch.tensor([prompt + own])).logits[0, len(prompt) - 1 : -1]
             total = total + torch.nn.functional.cross_entropy(
@@ -84,7 +86,7 @@ def test_one_packed_pass_equals_the_k_plus_1_samples(dtype, loss_error, gradient
     assert any(len(row) > 1 for row in rows)
     total = torch.zeros((), dtype=dtype)
     for row in rows:
-        losses = batch_losses(net, collate(windows, row, TOK.pad_token_id))
+        losses = batch_losses(net, collate(windows, row, form.tokenizer.pad_token_id))
         losses.total.backward()
         total += losses.total.detach()
     assert abs((total - expected).item()) / expected.item() <= loss_error
@@ -116,7 +118,7 @@ def test_losses_in_chunks_are_those_of_plain_autograd(monkeypatch, softcap):
     wanted = gradients(net)
     for rows in (16, 10**6):
         net.zero_grad()
-        monkeypatch.setattr(loss_module, "CHUNK_BYTES", 4 * rows * len(TOK))
+        monkeypatch.setattr(loss_module, "CHUNK_BYTES", 4 * rows * len(form.tokenizer))
         losses = batch_losses(net, batch)
         losses.total.backward()
         assert torch.allclose(losses.each, plain.detach(), atol=1e-12)
@@ -168,7 +170,7 @@ def trainer_of(tmp_path, seed=0, **more):
         **{"max_length": 140, "batch_tokens": 560, "micro_batch_tokens": 280, "precision": "fp32",
            "learning_rate": 1e-2, **more}
     )  # fmt: skip
-    job = Job(windows_of(form), [one["id"] for one in CHATS], TOK.pad_token_id, 0, "toy")
+    job = Job(windows_of(form), [one["id"] for one in CHATS], form.tokenizer.pad_token_id, 0, "toy")
     return net, job, options
 
 

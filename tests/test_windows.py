@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice, takewhile
 from unittest import mock
 
@@ -22,7 +23,7 @@ from userlm_synth.user_lm import (
     render_all,
 )
 
-MODULE = "userlm_synth.user_lm.render"
+MODULE = sys.modules["userlm_synth.user_lm.render"]  # its name in the package is a function
 FORMS = {}
 for speaker in ("user", "assistant"):
     tok = tokenizer()
@@ -155,7 +156,7 @@ def test_windows_are_those_of_the_slow_reference(
     if system and speaker == "user":
         head = form.pieces["start", "system"] + encode_texts(form.tokenizer, [system])[0]
     expected = slow_windows(form, one, head, max_length, enough)
-    with mock.patch(f"{MODULE}.HISTORY", enough):
+    with mock.patch.object(MODULE, "HISTORY", enough):
         if expected is None:
             with pytest.raises(UserError, match=rf"max_length={max_length} is too small"):
                 render(form, one, max_length=max_length)
@@ -203,7 +204,7 @@ def test_the_intent_is_left_out_of_the_conversations_that_it_is_asked_for():
 
 
 def test_the_texts_of_a_block_are_encoded_in_one_call_and_equal_ones_once():
-    with mock.patch(f"{MODULE}.encode_texts", wraps=encode_texts) as encode:
+    with mock.patch.object(MODULE, "encode_texts", wraps=encode_texts) as encode:
         list(render_all(FORM, CHATS, max_length=512, block=5))
     calls = [sorted(call.args[1]) for call in encode.call_args_list]
     assert calls == [["a latte", "intent 0", "intent 1", "intent 2", "ok", "to go?", "yes"]] * 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -148,6 +149,9 @@ def _pool(
     try:
         yield submit
     except BrokenProcessPool:
+        # Before Python 3.12 the pool would wait for ever to hand the dead their work (gh-94777).
+        if sys.version_info < (3, 12) and (queue := pool._call_queue):
+            queue._reader.close()
         raise UserError(
             "a worker process died (out of memory?); run the same command again to continue, "
             "with fewer at once: conversations.workers=1"
