@@ -149,8 +149,8 @@ def _pool(
     try:
         yield submit
     except BrokenProcessPool:
-        # Before Python 3.12 the pool would wait for ever to hand the dead their work (gh-94777).
-        if sys.version_info < (3, 12) and (queue := pool._call_queue):
+        # Before Python 3.11.5 the pool would wait for ever to hand the dead their work (gh-94777).
+        if sys.version_info < (3, 11, 5) and (queue := pool._call_queue):
             queue._reader.close()
         raise UserError(
             "a worker process died (out of memory?); run the same command again to continue, "
