@@ -150,7 +150,7 @@ def _pool(
         yield submit
     except BrokenProcessPool:
         # Before Python 3.11.5 the pool would wait for ever to hand the dead their work (gh-94777).
-        if sys.version_info < (3, 11, 5) and (queue := pool._call_queue):
+        if sys.version_info < (3, 11, 5) and (queue := getattr(pool, "_call_queue", None)):
             queue._reader.close()
         raise UserError(
             "a worker process died (out of memory?); run the same command again to continue, "
