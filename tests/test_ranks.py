@@ -84,13 +84,13 @@ def test_the_gradient_of_two_processes_is_the_mean_over_all_targets(tmp_path):
 
 RECIPE = """
 name: two
-conversations: {{source: quickstart, count: 120, clean: null, dedup: null}}
+conversations: {source: quickstart, count: 120, clean: null, dedup: null}
 base:
-  scratch: {{vocabulary: 400, hidden: 16, layers: 2, heads: 1}}
+  scratch: {vocabulary: 400, hidden: 16, layers: 2, heads: 1}
   train:
-    {{epochs: 0.5, learning_rate: 1e-2, max_length: 128, batch_tokens: 512, precision: fp32}}
+    {epochs: 0.5, learning_rate: 1e-2, max_length: 128, batch_tokens: 512, precision: fp32}
 train:
-  max_steps: {steps}
+  max_steps: 8
   learning_rate: 1e-2
   max_length: 256
   batch_tokens: 1024
@@ -107,34 +107,37 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The command that trains, and the run folder of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "two.yaml").write_text(RECIPE)
+    command = ["-m", "userlm_synth", "train", str(folder / "two.yaml"), "--out"]
+    launch(1, *command, str(folder / "run"))
+    return command, folder / "run"
+
+
 @pytest.mark.slow
-def test_train_under_torchrun_makes_the_model_of_one_process(tmp_path):
-    recipe = tmp_path / "two.yaml"
-    recipe.write_text(RECIPE.format(steps=6))
-    cache = {"USERLM_SYNTH_CACHE": str(tmp_path / "cache")}
-    command = ["-m", "userlm_synth", "train", str(recipe), "--out"]
-    for world in (1, 2):
-        done = launch(world, *command, str(tmp_path / f"run{world}"), **cache)
+def test_train_under_torchrun_makes_the_model_of_one_process(alone, tmp_path):
+    command, run1 = alone
+    cache = {"USERLM_SYNTH_CACHE": str(tmp_path / "cache")}  # so that it makes the base, too
+    done = launch(2, *command, str(tmp_path / "run2"), **cache)
     assert done.stdout.count("user LM: ") == 1  # the first alone speaks
     assert done.stderr.count("checked against the schemas") == 1
     again = launch(2, *command, str(tmp_path / "run2"), **cache)
     assert "user_lm: up to date" in again.stderr
-    one, two = losses(tmp_path / "run1"), losses(tmp_path / "run2")
-    assert len(one) == 6
+    one, two = losses(run1), losses(tmp_path / "run2")
+    assert len(one) == 8
     assert two == pytest.approx(one, rel=1e-4)
-    first, second = (load_model(str(tmp_path / f"run{n}/user_lm")) for n in (1, 2))
+    first, second = (load_model(str(run / "user_lm")) for run in (run1, tmp_path / "run2"))
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-3)
     assert not list((tmp_path / "run2").glob(".user_lm*"))
 
 
 @pytest.mark.slow
-def test_what_two_processes_began_one_can_finish(tmp_path):
-    recipe = tmp_path / "two.yaml"
-    recipe.write_text(RECIPE.format(steps=8))
-    cache = {"USERLM_SYNTH_CACHE": str(tmp_path / "cache")}
-    command = ["-m", "userlm_synth", "train", str(recipe), "--out"]
-    launch(1, *command, str(tmp_path / "whole"), **cache)
+def test_what_two_processes_began_one_can_finish(alone, tmp_path):
+    command, whole = alone
     killer = tmp_path / "sitecustomize.py"
     killer.write_text(
         "import os, signal\n"
@@ -147,11 +150,11 @@ def test_what_two_processes_began_one_can_finish(tmp_path):
         "checkpoints._finish = dying\n"
     )
     path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{HERE}"}
-    dead = launch(2, *command, str(tmp_path / "run"), check=False, **cache, **path)
+    dead = launch(2, *command, str(tmp_path / "run"), check=False, **path)
     assert dead.returncode != 0
-    done = launch(1, *command, str(tmp_path / "run"), **cache)
+    done = launch(1, *command, str(tmp_path / "run"))
     assert "continues at step 4 of 8" in done.stderr
-    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+    assert losses(tmp_path / "run") == pytest.approx(losses(whole), rel=1e-4)
 
 
 @pytest.mark.slow
