@@ -366,9 +366,9 @@ def test_ids_are_read_from_lines_or_a_column(
     [
         ("none.txt", None, "no such file"),
         ("empty.txt", b"\n", "holds no ids"),
-        ("half.txt.gz", gzip.compress(b"a\n" * 999)[:-9], "broken gzip file"),
+        ("half.txt.gz", gzip.compress(b"a\n" * 999, mtime=0)[:-9], "broken gzip file"),
         ("not.txt.gz", b"a\nb\n", "broken gzip file"),
-        ("half.jsonl.gz", gzip.compress(b'"a"\n' * 999)[:-9], "broken gzip file"),
+        ("half.jsonl.gz", gzip.compress(b'"a"\n' * 999, mtime=0)[:-9], "broken gzip file"),
         ("table.parquet", b"PAR1\xff\xfe", "not UTF-8 text (byte 4); ids are one a line"),
         ("bad.jsonl", b'{"id": "a"}\n{"id"\n', "bad.jsonl:2: not JSON"),
         ("other.jsonl", b'{"id": "a"}\n{"name": "b"}\n', "other.jsonl:2: has no session_id"),

@@ -300,15 +300,9 @@ def perplexity(model: Model, chats: list[Record]) -> float:
     return float(np.exp(scores.nats.sum() / scores.tokens.sum()))
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"), 500, 0)
+def persona_ratios(world: World) -> tuple[float, float]:
+    """A model that is shown persona text: the right one, and a wrong one."""
 
-
-@pytest.mark.slow
-def test_with_persona_text_a_model_knows_its_people_and_is_misled_by_a_wrong_one(
-    world: World,
-) -> None:
     def wearing(chats: list[Record], step: int = 0) -> list[Record]:
         """Each with the persona of its own style, or of another."""
         shown = []
@@ -318,24 +312,75 @@ def test_with_persona_text_a_model_knows_its_people_and_is_misled_by_a_wrong_one
         return shown
 
     model = world.make("persona", BASE, wearing(world.train), OPTIONS)
-    assert world.ratio(model, world.held_out, wearing(world.held_out)) < 0.98
-    assert world.ratio(model, world.held_out, wearing(world.held_out, 1)) > 1.1
+    own, wrong = (world.ratio(model, world.held_out, wearing(world.held_out, n)) for n in (0, 1))
+    return own, wrong
 
 
-@pytest.mark.slow
-def test_an_adapter_is_better_on_its_own_people_and_the_general_model_on_others(
-    world: World,
-) -> None:
+def adapter_ratios(world: World) -> dict[str, Any]:
+    """Adapters for two styles, each on its own people and on others."""
     settings = Personas(
         groups={style: {"metadata.style": (style,)} for style in ("terse", "polite")},
         rank=8, alpha=16, train=replace(OPTIONS, epochs=2),
     )  # fmt: skip
     out = world.folder / "personas"
     train_adapters(str(world.general), world.train, settings, out, seed=0)
-    groups = groups_of(settings, world.train)
-    own = members(groups, world.held_out)
-    found = compare_adapters(str(world.general), out, own, world.held_out, seed=0)
-    for name, sides in found.items():
+    own = members(groups_of(settings, world.train), world.held_out)
+    return compare_adapters(str(world.general), out, own, world.held_out, seed=0)
+
+
+def logs_ratios(world: World) -> tuple[float, float]:
+    """A model that went on with half of a user's logs: on the other half, and on other people."""
+    logs = [opening(one) for one in make_conversations(8000, 50) if one["user_id"] == "user-002"]
+    half = len(logs) // 2
+    options = replace(OPTIONS, epochs=5, learning_rate=3e-4)  # a tenth, so as to forget little
+    model = world.make("own", world.general, logs[:half], options)
+    style = logs[0]["metadata"]["style"]
+    others = [one for one in world.held_out if one["metadata"]["style"] != style]
+    return world.ratio(model, logs[half:]), world.ratio(model, others)
+
+
+def domain_ratios(data: Path, out: Path, seed: int) -> dict[str, Any]:
+    """Adapters for `coffee` and `topical`: the first two turns of real conversations."""
+    train: list[Record] = []
+    held_out: list[Record] = []
+    for domain in ("coffee", "topical"):
+        with gzip.open(data / f"{domain}.jsonl.gz", "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        random.Random(seed).shuffle(rows)
+        for place, row in enumerate(rows[:190]):
+            one = {
+                **conversation("", intent=row["intent"]), "id": row["id"],
+                "messages": row["messages"][:2], "metadata": {"domain": domain},
+            }  # fmt: skip
+            (train if place < 150 else held_out).append(one)
+    options = replace(OPTIONS, epochs=1.5, batch_tokens=1024, micro_batch_tokens=1024)
+    general = out / "general"
+    train_on_turns(str(BASE), train, options, general, speaker="user", seed=seed)
+    settings = Personas(by="metadata.domain", train=replace(options, epochs=2, learning_rate=5e-3))
+    train_adapters(str(general), train, settings, out / "personas", seed=seed)
+    own = members(groups_of(settings, train), held_out)
+    return compare_adapters(str(general), out / "personas", own, held_out, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"), 500, 0)
+
+
+@pytest.mark.slow
+def test_with_persona_text_a_model_knows_its_people_and_is_misled_by_a_wrong_one(
+    world: World,
+) -> None:
+    own, wrong = persona_ratios(world)
+    assert own < 0.98
+    assert wrong > 1.1
+
+
+@pytest.mark.slow
+def test_an_adapter_is_better_on_its_own_people_and_the_general_model_on_others(
+    world: World,
+) -> None:
+    for name, sides in adapter_ratios(world).items():
         assert sides["own"]["ratio"] < 0.92, name
         assert sides["own"]["interval"][1] < 1, name
         assert sides["others"]["ratio"] > 1.1, name
@@ -344,43 +389,19 @@ def test_an_adapter_is_better_on_its_own_people_and_the_general_model_on_others(
 
 @pytest.mark.slow
 def test_a_users_own_logs_make_a_user_lm_theirs(world: World) -> None:
-    logs = [opening(one) for one in make_conversations(8000, 50) if one["user_id"] == "user-002"]
-    half = len(logs) // 2
-    options = replace(OPTIONS, epochs=5, learning_rate=3e-4)  # a tenth, so as to forget little
-    model = world.make("own", world.general, logs[:half], options)
-    assert world.ratio(model, logs[half:]) < 0.9
-    style = logs[0]["metadata"]["style"]
-    others = [one for one in world.held_out if one["metadata"]["style"] != style]
-    assert world.ratio(model, others) > 1.05
+    own, others = logs_ratios(world)
+    assert own < 0.9
+    assert others > 1.05
 
 
 @pytest.mark.slow
 def test_an_adapter_for_a_domain_is_better_there_and_the_general_model_elsewhere(
     tmp_path: Path,
 ) -> None:
-    """`coffee` against `topical`: the first two turns of real conversations."""
     folder = os.environ.get("USERLM_SYNTH_DATA")
     if not folder:
         pytest.skip("USERLM_SYNTH_DATA names no folder with coffee.jsonl.gz and topical.jsonl.gz")
-    train: list[Record] = []
-    held_out: list[Record] = []
-    for domain in ("coffee", "topical"):
-        with gzip.open(Path(folder) / f"{domain}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines]
-        random.Random(0).shuffle(rows)
-        for place, row in enumerate(rows[:190]):
-            one = {
-                **conversation("", intent=row["intent"]), "id": row["id"],
-                "messages": row["messages"][:2], "metadata": {"domain": domain},
-            }  # fmt: skip
-            (train if place < 150 else held_out).append(one)
-    options = replace(OPTIONS, epochs=1.5, batch_tokens=1024, micro_batch_tokens=1024)
-    general = tmp_path / "general"
-    train_on_turns(str(BASE), train, options, general, speaker="user", seed=0)
-    settings = Personas(by="metadata.domain", train=replace(options, epochs=2, learning_rate=5e-3))
-    train_adapters(str(general), train, settings, tmp_path / "personas", seed=0)
-    own = members(groups_of(settings, train), held_out)
-    found = compare_adapters(str(general), tmp_path / "personas", own, held_out, seed=0)
+    found = domain_ratios(Path(folder), tmp_path, 0)
     assert sorted(found) == ["coffee", "topical"]
     for name, sides in found.items():
         assert sides["own"]["ratio"] < 0.92, name
