@@ -93,6 +93,26 @@ def test_recurrent_layers_are_not_packed():
     assert not use_packed_attention(net)
 
 
+def test_a_model_with_attention_sinks_goes_one_by_one_with_its_own_attention():
+    shape = {**SHAPE, "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
+    config = transformers.GptOssConfig(
+        **shape, layer_types=["sliding_attention", "full_attention"], sliding_window=8,
+        pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net = transformers.GptOssForCausalLM(config).eval()
+    with torch.no_grad():
+        for layer in net.model.layers:
+            layer.self_attn.sinks.fill_(2.0)
+    assert not use_packed_attention(net)
+    some = windows()
+    for index, length in enumerate(LENGTHS):
+        batch = collate(some, [index], 0)
+        logits = net(batch.ids[:, :length]).logits[0, batch.at]
+        wanted = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+        assert torch.allclose(batch_losses(net, batch).each, wanted, atol=1e-5)
+
+
 def test_the_saved_config_does_not_name_our_attention(tmp_path):
     net = model_of("Llama")
     use_packed_attention(net)

@@ -15,12 +15,14 @@ KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def use_packed_attention(model: Any) -> bool:
-    """Let `model` attend within packed sequences; False where it has layers that are no attention
-    (recurrent ones and the like would read across), so that its sequences have to go one by one."""
+    """Let `model` attend within packed sequences; False where its sequences have to go one by one,
+    because it has layers that are no attention (recurrent ones and the like would read across), or
+    attention sinks, which only its own attention knows."""
     import transformers
 
     layers = set(getattr(model.config, "layer_types", None) or KNOWN_LAYERS)
-    if not layers <= KNOWN_LAYERS:
+    sinks = any(name.endswith(".sinks") for name, _ in model.named_parameters())
+    if sinks or not layers <= KNOWN_LAYERS:
         return False
     transformers.AttentionInterface.register(NAME, packed_attention)
     model.set_attn_implementation(NAME)
@@ -39,7 +41,7 @@ def packed_attention(
     softcap: float | None = None,
     cu_seq_lens_q: Any = None,
     segments: tuple[int, ...] = (),
-    **rest: Any,
+    **_: Any,
 ) -> tuple[Any, None]:
     """Queries `[1, heads, N, width]` (keys, values: as many heads or fewer) -> `[1, N, heads,
     width]`.
@@ -49,8 +51,6 @@ def packed_attention(
     """
     import torch
 
-    if rest.get("s_aux") is not None:
-        raise NotImplementedError("attention sinks in packed sequences")
     if torch.is_autocast_enabled(query.device.type):  # positions made queries and keys fp32 again
         half = torch.get_autocast_dtype(query.device.type)
         query, key, value = (x.to(half) for x in (query, key, value))
