@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -15,15 +14,16 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_ranks import launch
 
 import toys
 from families import NAMES, family
+from toys import adapter_weights as weights
+from toys import read_json as read
 from userlm_synth.backends.hf import HFBackend
 from userlm_synth.errors import UserError
 from userlm_synth.evaluation.scoring import Model
 from userlm_synth.recipe import Personas, Training
-from userlm_synth.records import read_records, stable_hash
+from userlm_synth.records import stable_hash
 from userlm_synth.training.adapters import linear_layers, train_adapters
 from userlm_synth.training.loop import Trainer, decoder_layers
 from userlm_synth.user_lm import checkpoint, fingerprint, load_model, load_tokenizer
@@ -61,11 +61,7 @@ def logits(model: Any) -> torch.Tensor:
         return model.eval()(input_ids=IDS).logits  # type: ignore[no-any-return]
 
 
-def read(folder: Path, name: str = "adapter_config.json") -> Any:
-    return json.loads((folder / name).read_text())
-
-
-# ---- what is saved ------------------------------------------------------------------------------
+# ---- what is saved ---------------------------------------------------------------------------
 
 
 def test_an_adapter_is_an_ordinary_folder_of_peft_without_a_tokenizer(run: Path) -> None:
@@ -139,7 +135,7 @@ def test_no_family_has_its_head_or_embeddings_among_the_targets(name: str) -> No
     assert {"q_proj", "o_proj", "down_proj"} <= set(targets)
 
 
-# ---- what it computes ---------------------------------------------------------------------------
+# ---- what it computes ------------------------------------------------------------------------
 
 
 def test_peft_loads_it_on_its_base_and_computes_what_we_do(run: Path) -> None:
@@ -181,13 +177,7 @@ def test_evaluation_and_generation_open_an_adapter_with_its_base(run: Path) -> N
     )
 
 
-# ---- one after another, each once ---------------------------------------------------------------
-
-
-def weights(folder: Path) -> dict[str, bytes]:
-    return {
-        path.parent.name: path.read_bytes() for path in folder.glob("*/adapter_model.safetensors")
-    }
+# ---- one after another, each once ------------------------------------------------------------
 
 
 def test_a_finished_adapter_is_kept_and_one_of_other_people_made_again(
@@ -279,7 +269,7 @@ def test_people_whose_ids_are_no_names_of_folders_get_some_that_are(
     assert [about["filters"] for about in made.values()] == [{"user_id": [one]} for one in ids]
 
 
-# ---- refusals -----------------------------------------------------------------------------------
+# ---- refusals --------------------------------------------------------------------------------
 
 
 def test_nobody_with_conversations_enough_is_one_line(
@@ -303,7 +293,7 @@ def test_training_on_an_adapter_is_refused(run: Path, cli: Any, tmp_path: Path) 
     assert "userlm-synth merge" in done.error
 
 
-# ---- the base that an adapter names -------------------------------------------------------------
+# ---- the base that an adapter names ----------------------------------------------------------
 
 
 def test_a_run_folder_that_was_moved_still_has_its_base(run: Path, tmp_path: Path) -> None:
@@ -350,7 +340,7 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused(run: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-# ---- merge --------------------------------------------------------------------------------------
+# ---- merge -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -414,102 +404,3 @@ def test_merge_writes_over_nothing_and_leaves_nothing_half_done(
     monkeypatch.setattr(os, "fsync", torn)
     assert "the disk is full" in cli(*arguments, tmp_path / "new").error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
-
-
-# ---- the stage ----------------------------------------------------------------------------------
-
-RECIPE = """
-name: people
-conversations: {{source: quickstart, count: 120, clean: null, dedup: null, train: 0.7,
-                validation: 0.15, test: 0.15, persona: "Writes in a {{metadata.style}} way."}}
-base: {{model: "{user_lm}"}}
-personas:
-  by: metadata.style
-  min_conversations: 20
-  rank: 2
-  train: {{max_steps: 3, learning_rate: 1e-2, max_length: 256, batch_tokens: 512,
-          micro_batch_tokens: 256, precision: fp32, checkpoint_minutes: 1e-9}}
-"""
-
-
-@pytest.fixture
-def recipe(run: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "people.yaml"
-    path.write_text(RECIPE.format(user_lm=run / "user_lm"))
-    return path
-
-
-def test_a_run_tells_of_each_adapter_on_its_people_and_on_others(
-    recipe: Path, run: Path, tmp_path: Path, cli: Any
-) -> None:
-    out = tmp_path / "run"
-    done = cli("run", recipe, "--out", out)
-    assert done.code == 0, done.err
-    summary = read(out, "manifest.json")["stages"]["personas"]["summary"]
-    assert sorted(path.name for path in (out / "personas").iterdir()) == sorted(summary)
-    assert len(summary) >= 2
-    held_out = [
-        one
-        for split in ("validation", "test")
-        for one in read_records(out / "conversations" / f"{split}.jsonl", "conversation")
-    ]
-    assert all(one["persona"] for one in held_out)
-    model = Model(str(run / "user_lm"))
-    for name, about in summary.items():
-        own = [one for one in held_out if one["metadata"]["style"] == name]
-        assert about["own"]["conversations"] == len(own)
-        assert about["others"]["conversations"] == len(held_out) - len(own)
-        assert about["own"]["general"] == pytest.approx(perplexity(model, own), rel=1e-5)
-        adapted = Model(str(out / "personas" / name))
-        assert about["own"]["adapter"] == pytest.approx(perplexity(adapted, own), rel=1e-4)
-        figures = about["own"]
-        assert figures["ratio"] == pytest.approx(figures["adapter"] / figures["general"])
-        row = next(line for line in done.err.splitlines() if line.startswith(f"{name} "))
-        assert f"{figures['general']:.2f} {figures['adapter']:8.2f}" in row
-    again = cli("run", recipe, "--out", out)
-    assert "personas: up to date" in again.err
-
-
-def perplexity(model: Model, chats: list[Any]) -> float:
-    from userlm_synth.evaluation.scoring import score
-
-    scores = score(model, chats, "chat", True, 8192)
-    return math.exp(scores.nats.sum() / scores.tokens.sum())
-
-
-def test_another_user_lm_at_the_same_place_makes_the_adapters_again(
-    run: Path, tmp_path: Path, cli: Any
-) -> None:
-    shutil.copytree(run / "user_lm", tmp_path / "user_lm")
-    path = tmp_path / "people.yaml"
-    path.write_text(RECIPE.format(user_lm=tmp_path / "user_lm"))
-    assert cli("train", path, "--out", tmp_path / "run").code == 0
-    before = weights(tmp_path / "run" / "personas")
-    tok = load_tokenizer(str(run / "user_lm"))
-    other = load_model(str(run / "user_lm"))
-    other.model.norm.weight.data *= 2
-    checkpoint.save_checkpoint(other, tok, tmp_path / "user_lm", {})
-    done = cli("train", path, "--out", tmp_path / "run")
-    assert "personas: done again, its settings (personas) changed" in done.err
-    assert weights(tmp_path / "run" / "personas") != before
-
-
-@pytest.mark.slow
-def test_two_processes_make_the_adapters_of_one(recipe: Path, tmp_path: Path) -> None:
-    command = ["-m", "userlm_synth", "train", str(recipe), "--out"]
-    for world in (1, 2):
-        done = launch(world, *command, str(tmp_path / f"run{world}"))
-    assert done.stdout.count("adapters: ") == 1  # the first alone speaks
-    one, two = (
-        {
-            path.parent.name: load_file(path)
-            for path in tmp_path.glob(f"run{world}/personas/*/adapter_model.safetensors")
-        }
-        for world in (1, 2)
-    )
-    assert sorted(one) == sorted(two)
-    assert len(one) >= 2
-    for name in one:
-        assert sorted(one[name]) == sorted(two[name])
-        for key in one[name]:
-            assert torch.allclose(one[name][key], two[name][key], atol=1e-3), (name, key)

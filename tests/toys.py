@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,15 @@ def trained_user_lm(folder: Path, chats: list[Record], epochs: int) -> Path:
     )
     train_on_turns(str(folder / "base"), chats, options, folder / "user_lm", speaker="user", seed=0)
     return folder / "user_lm"
+
+
+def read_json(folder: Path, name: str = "adapter_config.json") -> Any:
+    """A JSON file of a folder."""
+    return json.loads((folder / name).read_text())
+
+
+def adapter_weights(folder: Path) -> dict[str, bytes]:
+    """The weights of every adapter in a folder, by its name."""
+    return {
+        path.parent.name: path.read_bytes() for path in folder.glob("*/adapter_model.safetensors")
+    }
