@@ -4,7 +4,7 @@
 
 About 200 short turns in 25 languages, written for this file: lower case, typing errors, names and
 code among them. With USERLM_SYNTH_DATA set, also real turns that are known to be English. Every
-detector that is installed is measured; ours (`userlm_synth.conversations.language`) is one of them.
+detector that is installed is measured; ours (`userlm_synth.language`) is one of them.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ def real_english() -> list[str]:
 
 
 def ours() -> Detect:
-    return importlib.import_module("userlm_synth.conversations.language").detect
+    return importlib.import_module("userlm_synth.language").detect
 
 
 def lingua(low_accuracy: bool) -> Detect:
@@ -318,7 +318,7 @@ def fasttext() -> Detect:
 
 def whatlang() -> Detect:
     module = importlib.import_module("whatlang")
-    codes = importlib.import_module("userlm_synth.conversations.language").code
+    codes = importlib.import_module("userlm_synth.language").code
     return lambda text: (found := module.detect(text)) and codes(found.lang)
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"userlm_synth": ROOT / "userlm_synth", "userlm_synth.training": ROOT / "training"}
 HEAVY = {
-    "accelerate", "datasets", "ftfy", "huggingface_hub", "jinja2", "jsonschema", "jsonschema_rs",
+    "accelerate", "aiohttp", "datasets", "ftfy", "huggingface_hub", "jinja2", "jsonschema", "jsonschema_rs",
     "openai", "peft", "phonenumbers", "py3langid", "pyarrow", "ray", "safetensors", "scipy",
     "tensorboard", "tokenizers", "torch", "torchao", "trackio", "transformers", "vllm", "wandb",
 }  # fmt: skip
 
 LEAVES = {
-    "_version", "errors", "folders", "locks", "metrics", "pages", "privacy", "progress",
+    "_version", "errors", "folders", "language", "locks", "metrics", "money", "pages", "privacy", "progress",
     "resources", "world",
 }  # fmt: skip
 LOW = LEAVES | {"records", "recipe"}
@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "hub": LOW | {""},
     "intents": LOW | {"backends"},
     "simulate": LOW | {"backends", "user_lm"},
+    "serving": LOW | {"backends", "user_lm"},
     # scores with the training loss, so that the two cannot disagree
     "evaluation": LOW
     | {"backends", "user_lm"}
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "run_folder": LOW | {""},
     "pipeline": LOW | STAGES | {"run_folder", "user_lm"},
     "summary": LOW,
-    "cli": LOW | STAGES | {"", "backends", "user_lm", "pipeline", "summary"},
+    "cli": LOW | STAGES | {"", "backends", "user_lm", "pipeline", "serving", "summary"},
     "__main__": {"cli"},
 }
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userlm_synth.conversations import language
-from userlm_synth.conversations.language import CODES, NAMES, code, detect
+from userlm_synth import language
+from userlm_synth.language import CODES, NAMES, code, detect
 
 # What WildChat calls its languages: the names of lingua, which found them.
 WILDCHAT = """
@@ -93,7 +93,7 @@ def test_a_long_text_is_judged_by_its_beginning() -> None:
 def test_the_model_is_loaded_once_and_with_the_first_text_alone() -> None:
     program = (
         "import sys\n"
-        "from userlm_synth.conversations import language\n"
+        "from userlm_synth import language\n"
         "assert language.code('English') == 'en'\n"
         "assert 'py3langid' not in sys.modules\n"
         "language.detect('hello there'); language.detect('good morning')\n"

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from userlm_synth.errors import UserError
 from userlm_synth.records import Message
 
-Finish = Literal["eot", "end", "length", "error"]
+if TYPE_CHECKING:
+    from userlm_synth.user_lm import ChatFormat
+
+Finish = Literal["eot", "end", "length", "context_full", "error"]
+#: How a filter of the first token is kept: in the sampler, by a request for the first token alone
+#: and one that goes on from it, or (only the text is seen) by sampling again.
+FirstToken = Literal["native", "two_calls", "regenerate"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,9 @@ class Request:
     """One utterance to sample. `seed` alone fixes its randomness where the backend can.
 
     `banned` tokens have no probability anywhere, `banned_first` none as the first token; with
-    `end_id` the end token's probability before any ban is reported.
+    `end_id` the end token's probability before any ban is reported. `banned_words` says in words
+    what `banned_first` says in ids, and `may_end` whether the user may leave here, for backends
+    that know no ids. Both `messages` and `prompt_ids` are there where the ids are known.
     """
 
     messages: Sequence[Message] = ()
@@ -33,6 +41,8 @@ class Request:
     stop_ids: Sequence[int] = ()
     banned: Sequence[int] = ()
     banned_first: Sequence[int] = ()
+    banned_words: Sequence[str] = ()
+    may_end: bool = True
     end_id: int | None = None
     session: str = ""
 
@@ -40,23 +50,48 @@ class Request:
 @dataclass(frozen=True)
 class Result:
     """What came back. `finish`: the turn closed (`eot`), the user left (`end`), the token limit
-    (`length`), or an `error` (then `text` says which)."""
+    (`length`), the prompt is too long for the model (`context_full`), or an `error` (then `text`
+    says which). Tokens are all that the call was billed for, also where it took two requests."""
 
     text: str
     finish: Finish
     token_ids: Sequence[int] = ()
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt, read from a prefix cache
     end_probability: float | None = None
+
+
+@dataclass
+class Signals:
+    """What a backend noticed of its servers; the window of live dialogues follows it."""
+
+    throttled: int = 0  # answers 429 and 503 so far
+    retries: int = 0  # requests sent again so far, for any reason
 
 
 class Backend(Protocol):
     """A model that can be asked for an utterance."""
 
     name: str  # with its revision or fingerprint: goes into every row
+    form: ChatFormat | None  # of a local or known tokenizer; requests then carry prompt_ids
+    context: int | None  # tokens of prompt and reply together, where known
+    first_token: FirstToken
+    signals: Signals
+
+    async def start(self) -> None:
+        """Make ready, once, before the first request: look at the server, load what is missing.
+
+        Raises `UserError` for what a person has to mend (no server there, a wrong key, a model
+        that the server does not have).
+        """
 
     async def generate(self, request: Request) -> Result:
-        """Sample one utterance; errors of the model's side come back as `finish="error"`."""
+        """Sample one utterance. What concerns this request alone comes back as `error` or
+        `context_full`; what no other request would escape raises `UserError`."""
+
+    async def waiting(self) -> int | None:
+        """Requests that the servers have queued and not begun, where they tell."""
 
     async def close(self) -> None:
         """Release connections and workers."""

@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from userlm_synth.conversations.language import LOOKED_AT, code, detect
 from userlm_synth.errors import UserError
+from userlm_synth.language import LOOKED_AT, code, detect
 from userlm_synth.recipe.sections import Clean
 from userlm_synth.records import Record, stable_hash
 

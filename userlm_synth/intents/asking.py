@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from userlm_synth.errors import UserError
-from userlm_synth.intents.budget import BudgetUsedUp, Price, Purse, most_tokens
 from userlm_synth.intents.cache import Cache
 from userlm_synth.intents.replies import CUT_OFF
+from userlm_synth.money import BudgetUsedUp, Price, Purse, most_tokens
 from userlm_synth.records import Record, stable_hash
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO
 
 from userlm_synth.errors import explain_disk_full
-from userlm_synth.intents.budget import Price
 from userlm_synth.locks import locked
+from userlm_synth.money import Price
 from userlm_synth.records import Record, parse_json, to_line
 
 SYNC_SECONDS = 0.5  # an answer is in the file at once, and on the disk after this at the latest

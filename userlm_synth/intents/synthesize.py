@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from userlm_synth.errors import UserError
 from userlm_synth.intents.asking import Asker, Question
-from userlm_synth.intents.budget import Purse, price_of
 from userlm_synth.intents.cache import Cache
 from userlm_synth.intents.cells import (
     Cell,
@@ -32,6 +31,7 @@ from userlm_synth.intents.cells import (
 from userlm_synth.intents.near import NearIndex
 from userlm_synth.intents.prompts import PER_REQUEST, model_name, synthesis_prompt
 from userlm_synth.intents.replies import list_fault, parse_intents
+from userlm_synth.money import Purse, price_of
 from userlm_synth.progress import Progress, say
 from userlm_synth.records import INTENT_OPENING, Record, stable_hash, write_json, write_records
 

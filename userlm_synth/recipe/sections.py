@@ -156,6 +156,19 @@ class Base:
 
 
 @dataclass(frozen=True)
+class Server:
+    """How the server of an openai: model is spoken to."""
+
+    # How a user LM is asked: by the messages, with the server's template (chat), or by token ids
+    # rendered here (completions); auto: completions where the tokenizer is known. Assistants: chat
+    api: str = field(default="auto", metadata={"one_of": ("auto", "chat", "completions")})
+    tokenizer: str | None = None  # of a user LM: folder or Hub id; default: the server's own folder
+    context: int | None = field(default=None, metadata={"min": 1})  # tokens; default: it says so
+    timeout: float = field(default=600.0, metadata={"above": 0.0})  # seconds, for one try
+    retries: int = field(default=20, metadata={"min": 0})  # of one request, ever slower
+
+
+@dataclass(frozen=True)
 class Assistant:
     """The other side: any model SPEC, or (with `train`) an assistant LM from the same base."""
 
@@ -165,7 +178,9 @@ class Assistant:
     top_p: float = field(default=1.0, metadata={"above": 0.0, "max": 1.0})
     max_tokens: int = field(default=512, metadata={"min": 1})
     system: str | None = None  # a system prompt for the assistant
+    budget: float | None = field(default=None, metadata={"above": 0.0})  # USD for this side
     api_key_env: str = "OPENAI_API_KEY"
+    server: Server = Server()
 
 
 @dataclass(frozen=True)
@@ -195,14 +210,43 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Guardrails:
-    """The paper's guardrails (App. D.1) and an empty-turn check; each regeneration is counted."""
+    """The paper's guardrails (App. D.1) and more, each on or off; each regeneration is counted."""
 
     first_token_filter: tuple[str, ...] = ()  # words that may not open a user turn
+    forbid_end: bool = False  # the user never leaves
     forbid_end_before: int = field(default=2, metadata={"min": 1})  # first turn that may be the end
     min_words: int = field(default=1, metadata={"min": 1})
     max_words: int | None = field(default=None, metadata={"min": 1})
     no_repeats: bool = True  # a turn equal to an earlier one or to the intent
-    attempts: int = field(default=5, metadata={"min": 1})
+    role_break: bool = True  # the user answers as an assistant would
+    run_on: bool = True  # the user's turn goes on into the assistant's
+    control_tokens: bool = True  # a special token's name is left in the text
+    language: str | None = None  # code of the language (en) that users write; auto: the intent's
+    attempts: int = field(default=5, metadata={"min": 1})  # then the dialogue is rejected
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A share of the dialogues with a user of its own; what is not said here is as in generate."""
+
+    weight: float = field(default=1.0, metadata={"above": 0.0})
+    user: str | None = field(default=None, metadata={"spec": True})
+    temperature: float | None = field(default=None, metadata={"min": 0.0})
+    top_p: float | None = field(default=None, metadata={"above": 0.0, "max": 1.0})
+    personas: str | None = field(default=None, metadata={"path": True})
+
+
+COMBINE = ("draw", "cross")
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Many machines (`--engine ray`): shards of the dialogues, spread over a Ray cluster."""
+
+    shards: int = field(default=64, metadata={"min": 1})
+    address: str | None = None  # of the cluster; default: RAY_ADDRESS, or one on this machine
+    cpus: float = field(default=1.0, metadata={"min": 0.0})  # of a worker
+    gpus: float = field(default=0.0, metadata={"min": 0.0})  # of a worker: its own vLLM replica
 
 
 @dataclass(frozen=True)
@@ -210,14 +254,29 @@ class Generate:
     """Dialogues between the user LM and the assistant."""
 
     user: str | None = field(default=None, metadata={"spec": True})  # default: the run's user LM
-    num: int | None = field(default=None, metadata={"min": 1})  # default: one an intent
+    num: int | None = field(default=None, metadata={"min": 1})  # in all; default: one an intent
     intents: str | None = field(default=None, metadata={"path": True})  # default: the test split
     max_turns: int = field(default=10, metadata={"min": 1})
     temperature: float = field(default=1.0, metadata={"min": 0.0})
     top_p: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})
     max_tokens: int = field(default=256, metadata={"min": 1})  # in one user turn
-    concurrency: int = field(default=64, metadata={"min": 1})
+    max_dialogue_tokens: int | None = field(default=None, metadata={"min": 1})  # of both sides
     guardrails: Guardrails = Guardrails()
+    slices: dict[str, Slice] | None = None  # NAME: a share of the dialogues with its own user
+    personas: str | None = field(default=None, metadata={"path": True})  # JSONL {id, persona}
+    # draw: each dialogue draws its slice and persona; cross: every intent meets every one of them
+    combine: str = field(default="draw", metadata={"one_of": COMBINE})
+    turns: dict[str, float] | None = None  # user turns of a dialogue: share (2: 0.3); default: free
+    turns_like: str | None = field(default=None, metadata={"path": True})  # or as in these chats
+    reference: str | None = field(default=None, metadata={"path": True})  # chats to compare with
+    concurrency: int = field(default=64, metadata={"min": 1})  # most dialogues at once
+    adapt: bool = True  # fewer at once where the servers queue or refuse
+    budget: float | None = field(default=None, metadata={"above": 0.0})  # USD in all
+    budget_user: float | None = field(default=None, metadata={"above": 0.0})  # USD for the user LM
+    prices: str | None = field(default=None, metadata={"path": True})  # YAML; over the shipped ones
+    api_key_env: str = "OPENAI_API_KEY"  # of the user LM's server
+    server: Server = Server()
+    ray: Ray = Ray()
 
 
 @dataclass(frozen=True)
@@ -239,8 +298,9 @@ class Push:
 
 #: Settings that change nothing in the result, wherever they stand.
 PASSING = (
-    "api_key_env", "budget", "checkpoint_minutes", "concurrency", "log_to", "price_in",
-    "price_out", "validation_conversations", "validations", "workers",
+    "adapt", "api_key_env", "budget", "budget_user", "checkpoint_minutes", "concurrency", "log_to",
+    "price_in", "price_out", "prices", "ray", "reference", "retries", "timeout",
+    "validation_conversations", "validations", "workers",
 )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""User LMs as servers: `serve` starts one, `doctor` says what is wrong with one."""
