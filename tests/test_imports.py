@@ -16,14 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"userlm_synth": ROOT / "userlm_synth", "userlm_synth.training": ROOT / "training"}
 HEAVY = {
-    "accelerate", "aiohttp", "datasets", "ftfy", "huggingface_hub", "jinja2", "jsonschema", "jsonschema_rs",
-    "openai", "peft", "phonenumbers", "py3langid", "pyarrow", "ray", "safetensors", "scipy",
+    "accelerate", "aiohttp", "datasets", "ftfy", "huggingface_hub", "jinja2", "jsonschema",
+    "jsonschema_rs", "openai", "peft", "phonenumbers", "py3langid", "pyarrow", "ray", "safetensors", "scipy",
     "tensorboard", "tokenizers", "torch", "torchao", "trackio", "transformers", "vllm", "wandb",
 }  # fmt: skip
 
 LEAVES = {
-    "_version", "errors", "folders", "language", "locks", "metrics", "money", "pages", "privacy", "progress",
-    "resources", "world",
+    "_version", "errors", "folders", "language", "locks", "metrics", "money", "pages", "privacy",
+    "progress", "resources", "world",
 }  # fmt: skip
 LOW = LEAVES | {"records", "recipe"}
 STAGES = {
