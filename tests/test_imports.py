@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"userlm_synth": ROOT / "userlm_synth", "userlm_synth.training": ROOT / "training"}
 HEAVY = {
     "accelerate", "aiohttp", "datasets", "ftfy", "huggingface_hub", "jinja2", "jsonschema",
-    "jsonschema_rs", "openai", "peft", "phonenumbers", "py3langid", "pyarrow", "ray", "safetensors", "scipy",
-    "tensorboard", "tokenizers", "torch", "torchao", "trackio", "transformers", "vllm", "wandb",
+    "jsonschema_rs", "openai", "peft", "phonenumbers", "py3langid", "pyarrow", "ray",
+    "safetensors", "scipy", "tensorboard", "tokenizers", "torch", "torchao", "trackio",
+    "transformers", "vllm", "wandb",
 }  # fmt: skip
 
 LEAVES = {
