@@ -208,7 +208,9 @@ def test_openai_itself_without_a_key_is_refused_before_any_request(
 ) -> None:
     monkeypatch.delenv(KEY_ENV)
     with pytest.raises(UserError, match=f"set {KEY_ENV}"):
-        open_backend("openai:x@https://api.openai.com/v1", speaker="assistant", key_env=KEY_ENV)
+        open_backend(
+            "openai:x@https://api.openai.com/v1", speaker="assistant", key_env=KEY_ENV, sdk=True
+        )
 
 
 def test_a_cut_completion_finishes_by_length() -> None:
@@ -337,7 +339,7 @@ def test_requests_without_a_session_take_turns() -> None:
 
 
 def test_a_spec_with_two_urls_has_two_replicas() -> None:
-    backend = open_backend("openai:m@http://a:1/v1,http://b:2/v1", speaker="assistant")
+    backend = open_backend("openai:m@http://a:1/v1,http://b:2/v1", speaker="assistant", sdk=True)
     assert [str(client.base_url) for client in backend.clients] == [
         "http://a:1/v1/",
         "http://b:2/v1/",

@@ -12,7 +12,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
-from userlm_synth.backends.interface import Request, Result
+from userlm_synth.backends.interface import FirstToken, Request, Result, Signals
 from userlm_synth.backends.kv_cache import SessionCache
 from userlm_synth.user_lm import ChatFormat
 from userlm_synth.user_lm.adapters import open_checkpoint
@@ -28,6 +28,8 @@ _DEVICE = ThreadPoolExecutor(max_workers=1, thread_name_prefix="userlm_synth-dev
 class HFBackend:
     """One local model; `batch` is the largest number of rows generated together."""
 
+    first_token: FirstToken = "native"
+
     def __init__(self, target: str, *, speaker: str, batch: int = 64) -> None:
         import torch
         from transformers import GenerationConfig
@@ -40,28 +42,32 @@ class HFBackend:
         self.model.generation_config = GenerationConfig()
         self.batch = batch
         self.cache = SessionCache()
-        self.context: int = self.model.config.max_position_embeddings
+        self.context: int | None = self.model.config.max_position_embeddings
         # Markup is not for models to write (and some of Gemma's has no row in the head).
         markup = special_ids(self.tokenizer) - set(self.form.stop_ids)
         rows = self.model.get_output_embeddings().weight.shape[0]
         self.never = sorted(token for token in markup if token < rows)
-        self.waiting: list[tuple[Request, asyncio.Future[Result]]] = []
+        self.signals = Signals()
+        self.queue: list[tuple[Request, asyncio.Future[Result]]] = []
         self.worker: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Nothing to do: the model is loaded."""
 
     async def generate(self, request: Request) -> Result:
         """Queue a request for the next batch."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self.waiting.append((request, future))
+        self.queue.append((request, future))
         if self.worker is None or self.worker.done():
             self.worker = asyncio.create_task(self._serve())
         return await future
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        while self.waiting:
+        while self.queue:
             await asyncio.sleep(0)  # let every dialogue that is ready queue its request
-            self.waiting.sort(key=lambda pair: pair[0].session)
-            taken, self.waiting = self.waiting[: self.batch], self.waiting[self.batch :]
+            self.queue.sort(key=lambda pair: pair[0].session)
+            taken, self.queue = self.queue[: self.batch], self.queue[self.batch :]
             try:
                 results = await loop.run_in_executor(_DEVICE, self.run, [r for r, _ in taken])
             except Exception as error:
@@ -72,6 +78,10 @@ class HFBackend:
             for (_, future), result in zip(taken, results, strict=True):
                 if not future.done():
                     future.set_result(result)
+
+    async def waiting(self) -> int | None:
+        """Requests for the batches to come."""
+        return len(self.queue)
 
     async def close(self) -> None:
         """Stop serving."""

@@ -14,6 +14,7 @@ from userlm_synth.errors import UserError
 from userlm_synth.records import Message
 
 if TYPE_CHECKING:
+    from userlm_synth.recipe import Server
     from userlm_synth.user_lm import ChatFormat
 
 Finish = Literal["eot", "end", "length", "context_full", "error"]
@@ -133,9 +134,15 @@ def parse_spec(text: str) -> Spec:
 
 
 def open_backend(
-    spec: str, *, speaker: str, batch: int = 64, key_env: str = "OPENAI_API_KEY"
+    spec: str,
+    *,
+    speaker: str,
+    batch: int = 64,
+    key_env: str = "OPENAI_API_KEY",
+    server: Server | None = None,
+    sdk: bool = False,
 ) -> Any:
-    """The backend of a SPEC. `speaker` says whose turns a local model's template opens."""
+    """The backend of a SPEC. `speaker` says whose turns it takes; `sdk` asks for the openai SDK."""
     parsed = parse_spec(spec)
     if parsed.kind == "scripted":
         from userlm_synth.backends.scripted import ScriptedBackend

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from userlm_synth.backends.interface import Request, Result
+from userlm_synth.backends.interface import FirstToken, Request, Result, Signals
 from userlm_synth.errors import UserError
 from userlm_synth.progress import say
 
@@ -23,6 +23,10 @@ class OpenAIBackend:
 
     `timeout` is in seconds, for one try; the SDK waits longer and longer between `max_retries`.
     """
+
+    form = None
+    context: int | None = None
+    first_token: FirstToken = "regenerate"
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class OpenAIBackend:
             )
             for url in urls
         ]
+        self.signals = Signals()  # the SDK does not tell
         self.turns = itertools.count()
         self.limit = "max_tokens"  # what the server calls the most tokens of a reply
         self.sampling = True  # whether it lets us choose temperature and top_p
@@ -53,6 +58,9 @@ class OpenAIBackend:
     def _client(self, session: str) -> Any:
         place = zlib.crc32(session.encode()) if session else next(self.turns)
         return self.clients[place % len(self.clients)]
+
+    async def start(self) -> None:
+        """Nothing to do: the first request shows what is wrong."""
 
     async def generate(self, request: Request) -> Result:
         """One chat completion; what the server refuses comes back as an error, in one line.
@@ -105,6 +113,10 @@ class OpenAIBackend:
             self.sampling = False
             return True
         return False
+
+    async def waiting(self) -> int | None:
+        """Not known."""
+        return None
 
     async def close(self) -> None:
         """Close the connections."""

@@ -82,6 +82,7 @@ class Asker:
             speaker="assistant",
             batch=self.settings.concurrency,
             key_env=self.settings.api_key_env,
+            sdk=True,
         )
         self.slots = asyncio.Semaphore(self.settings.concurrency)
         return self
