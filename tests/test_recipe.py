@@ -103,7 +103,7 @@ def test_every_fault_is_listed_at_once_with_its_dotted_path(tmp_path: Path) -> N
         ({"train": {}}, "conversations: is missing; the train section needs it"),
         ({"report": {}}, "generate: is missing; the report section needs it"),
         ({"generate": {}}, "train: is missing; the generate section needs it"),
-        ({"generate": {"user": "m"}}, "generate.intents: is missing"),
+        ({"generate": {}, "assistant": {"model": "m"}}, "train: is missing; the generate section"),
         ({"name": None}, "name: None is not text"),
     ],
 )

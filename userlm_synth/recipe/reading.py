@@ -275,8 +275,6 @@ def _whole_recipe_problems(recipe: Recipe) -> Iterator[str]:
     }
     if not (recipe.generate and recipe.generate.user):
         needs["generate"] = ("train", "assistant")
-    elif not recipe.generate.intents and not recipe.conversations:
-        yield "generate.intents: is missing (a file of intents, or a conversations section)"
     for section, others in needs.items():
         for other in others:
             if getattr(recipe, section) and not getattr(recipe, other):
