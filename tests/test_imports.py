@@ -33,6 +33,7 @@ STAGES = {
 MAY_IMPORT = {
     "": {"_version"},
     **{leaf: {"errors", "resources"} for leaf in LEAVES},
+    "money": {"errors", "progress"},
     "records": {"errors", "resources"},
     "recipe": {"errors", "resources", "records"},
     "user_lm": LOW,
