@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import tempfile
@@ -17,9 +18,9 @@ from hypothesis import strategies as st
 from userlm_synth.errors import UserError
 from userlm_synth.recipe import Assistant, Generate, Guardrails
 from userlm_synth.records import END_TOKEN, Record, file_problems, read_records
-from userlm_synth.simulate import OtherSettings, generate, plan_dialogues, read_intents
+from userlm_synth.simulate import Job, OtherSettings, generate
 from userlm_synth.simulate.guardrails import without_markup
-from userlm_synth.simulate.store import open_store
+from userlm_synth.simulate.store import Store, open_store
 
 Write = Callable[..., Path]
 INTENTS = [{"id": f"i{n}", "intent": f"buy {n} lamps for the hall"} for n in range(5)]
@@ -58,11 +59,12 @@ class Table:
         path.write_text("".join(json.dumps(one) + "\n" for one in intents or INTENTS))
         folder = self.folder / (out or f"out{self.runs}")
         choices = {"max_turns": 3, "max_tokens": 40, "guardrails": rules or Guardrails(attempts=20)}
-        summary = generate(
+        job = Job(
             Generate(**{**choices, **more}), Assistant(max_tokens=12),
             user=self.side("user", user), assistant=self.side("assistant", assistant),
             intents=path, out=folder, seed=seed, recipe_hash="h",
         )  # fmt: skip
+        summary = generate(job)
         for file in folder.glob("*.jsonl"):
             assert file_problems(file)[1] == []
         accepted = [r for p in sorted(folder.glob("part-*")) for r in read_records(p, "dialogue")]
@@ -102,42 +104,6 @@ def test_the_toys_say_the_same_at_any_concurrency(toys: Table) -> None:
     accepted = runs[0][0]
     assert len({str(turns(r)) for r in accepted}) == len(accepted) >= 5
     assert {r["stop_reason"] for r in accepted} >= {"user_ended"}
-
-
-def test_intents_are_used_in_turn_and_again_from_the_first() -> None:
-    planned = plan_dialogues(INTENTS, 12, 0)
-    assert [p.intent_id for p in planned] == [f"i{n % 5}" for n in range(12)]
-    assert [p.metadata["repetition"] for p in planned] == [0] * 5 + [1] * 5 + [2] * 2
-    assert len(plan_dialogues(INTENTS, None, 0)) == 5
-
-
-@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 3))
-def test_a_larger_number_extends_a_smaller_one(one: int, two: int, seed: int) -> None:
-    few, many = sorted((one, two))
-    planned = plan_dialogues(INTENTS, many, seed)
-    assert planned[:few] == plan_dialogues(INTENTS, few, seed)
-    assert len({p.id for p in planned}) == len({p.seed for p in planned}) == many
-
-
-def test_ids_and_seeds_come_from_seed_persona_and_intent_not_from_the_order() -> None:
-    def names(intents: list[Record], seed: int = 0) -> dict[str, tuple[str, int]]:
-        return {p.intent_id: (p.id, p.seed) for p in plan_dialogues(intents, None, seed)}
-
-    assert names(INTENTS) == names(INTENTS[::-1])
-    assert not set(names(INTENTS).values()) & set(names(INTENTS, 1).values())
-    nurse = [{**one, "persona": "a nurse"} for one in INTENTS]
-    assert not set(names(INTENTS).values()) & set(names(nurse).values())
-    assert names(INTENTS)["i0"] == ("dlg-35f8f58c87c83b8357f2", 44717437836055528)
-
-
-def test_conversations_can_stand_for_intents(tmp_path: Path, write_jsonl: Write) -> None:
-    from toys import INTENT, conversation
-
-    path = write_jsonl(tmp_path / "c.jsonl", [conversation("hi")])
-    assert [(r["id"], r["intent"]) for r in read_intents(path)] == [("toy-0", INTENT)]
-    path = write_jsonl(tmp_path / "d.jsonl", [conversation("hi", intent=None)])
-    with pytest.raises(UserError, match=r"d\.jsonl:1: intent: is missing; make it with"):
-        read_intents(path)
 
 
 # ---- guardrails ------------------------------------------------------------------------------
@@ -340,7 +306,7 @@ def test_another_number_and_concurrency_are_not_other_settings(table: Table) -> 
 
 def test_a_folder_at_work_refuses_a_second_run(table: Table) -> None:
     with (
-        open_store(table.folder / "busy", "key"),
+        open_store(table.folder / "busy", {}),
         pytest.raises(UserError, match="another run is writing to this folder"),
     ):
         table.hold(["one"], ["a"], out="busy")
@@ -367,6 +333,17 @@ def a_record(number: int, rejected: bool) -> Record:
     return {**record, "reason": "because"} if rejected else record
 
 
+async def add_all(store: Store, rows: list[tuple[int, Record]]) -> None:
+    """Add dialogues with a turn each, and see that each is told of once it is kept."""
+    kept: list[str] = []
+    for place, record in rows:
+        await store.turn(record["id"], 0, {"content": "hi"})
+        await store.add(place, record, lambda name=record["id"]: kept.append(name))
+    await store.flush()
+    assert kept == [record["id"] for _, record in rows]
+    assert store.in_progress() == {}
+
+
 @settings(max_examples=15)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=8), max_size=3))
 def test_a_store_keeps_each_id_once_in_the_order_of_the_plan(
@@ -375,11 +352,13 @@ def test_a_store_keeps_each_id_once_in_the_order_of_the_plan(
     kept: dict[int, bool] = {}
     with tempfile.TemporaryDirectory() as folder:
         for adds in [*sessions, []]:
-            with open_store(Path(folder), "key") as store:
-                assert store.done() == {f"d{n}" for n in kept}
+            with open_store(Path(folder), {"key": 1}) as store:
+                everything = [f"d{n}" for n in range(10)]
+                assert store.known(everything) == {f"d{n}" for n in kept}
+                asyncio.run(add_all(store, [(9 - n, a_record(n, bad)) for n, bad in adds]))
                 for number, rejected in adds:
-                    store.add(9 - number, a_record(number, rejected))
                     kept.setdefault(number, rejected)
+                assert store.count() == len(kept)
                 store.export()
                 for kind in (True, False):
                     ids = [r["id"] for r in store.records(rejected=kind)]
@@ -391,9 +370,8 @@ def test_a_store_keeps_each_id_once_in_the_order_of_the_plan(
 
 
 def test_an_invalid_dialogue_never_enters_the_store(tmp_path: Path) -> None:
-    with open_store(tmp_path, "key") as store:
+    wrong = {**a_record(1, False), "messages": [{"role": "assistant", "content": "x"}]}
+    with open_store(tmp_path, {}) as store:
         with pytest.raises(UserError, match=r"dialogue d1: messages\[0\]\.role"):
-            store.add(
-                0, {**a_record(1, False), "messages": [{"role": "assistant", "content": "x"}]}
-            )
-        assert store.done() == set()
+            asyncio.run(add_all(store, [(0, wrong)]))
+        assert store.count() == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,13 @@ class Run:
             side = asdict(recipe.assistant) if recipe.assistant else {}
             side.pop("train", None)
             sources = (*chats, "user_lm", "assistant_lm")
-            given = recipe.generate.intents
+            own = recipe.generate
+            slices = list((own.slices or {}).values())
+            files = [own.intents, own.personas, own.turns_like, *(one.personas for one in slices)]
+            models = [own.user, side.get("model"), *(one.user for one in slices)]
             made_from = [
-                sha256_file(Path(given)) if given else None,
-                _content_of(recipe.generate.user),
-                _content_of(side.get("model")),
+                *(sha256_file(Path(file)) if file else None for file in files),
+                *map(_content_of, models),
             ]
             add("dialogues", "generate", sources, self._dialogues, side=side, made_from=made_from)
         if recipe.report:
@@ -197,28 +199,30 @@ class Run:
         return {}
 
     def _dialogues(self) -> Record:
-        from userlm_synth.simulate import OtherSettings, generate
+        from userlm_synth.simulate import Job, OtherSettings, generate
 
         settings, side = self.recipe.generate, self.recipe.assistant or Assistant()
         assert settings
 
-        def make() -> Record:
-            intents = Path(settings.intents) if settings.intents else self.chats / "test.jsonl"
-            return generate(
-                settings, side,
-                user=settings.user or str(self.out / "user_lm"),
-                assistant=side.model or str(self.out / "assistant_lm"),
-                intents=intents, out=self.out / "dialogues",
-                seed=self.recipe.seed, recipe_hash=self.recipe.hash,
-            )  # fmt: skip
-
+        if not (settings.intents or self.recipe.conversations):
+            raise UserError(
+                "generate.intents: is missing (a file of intents, or a conversations section)"
+            )
+        job = Job(
+            settings, side,
+            user=settings.user or str(self.out / "user_lm"),
+            assistant=side.model or str(self.out / "assistant_lm"),
+            intents=Path(settings.intents) if settings.intents else self.chats / "test.jsonl",
+            out=self.out / "dialogues",
+            seed=self.recipe.seed, recipe_hash=self.recipe.hash,
+        )  # fmt: skip
         try:
-            return make()
+            return generate(job)
         except OtherSettings:
             former = _free_name(self.out / "dialogues.old")
             (self.out / "dialogues").rename(former)
             say(f"  the dialogues of the former models or settings are kept in {former}")
-            return make()
+            return generate(job)
 
     def _report(self) -> Record:
         from userlm_synth.reporting import write_report
@@ -343,10 +347,17 @@ def _free_name(path: Path) -> Path:
     return named
 
 
-def generate_only(name: str | None, overrides: list[str], out: Path) -> Record:
+def generate_only(
+    name: str | None,
+    overrides: list[str],
+    out: Path,
+    engine: str = "local",
+    estimate: int | None = None,
+    ask: Callable[[str], bool] = lambda _: False,
+) -> Record:
     """`generate`: a recipe's generate section, or none, with flags on top."""
     from userlm_synth.recipe import build_recipe, load_recipe
-    from userlm_synth.simulate import generate
+    from userlm_synth.simulate import Job, generate
 
     if name:
         recipe = load_recipe(name, overrides)
@@ -358,7 +369,14 @@ def generate_only(name: str | None, overrides: list[str], out: Path) -> Record:
     settings, side = recipe.generate, recipe.assistant
     if not (settings and settings.user and settings.intents and side and side.model):
         raise UserError(f"{name}: {GENERATE_NEEDS}")
-    return generate(
+    job = Job(
         settings, side, user=settings.user, assistant=side.model, intents=Path(settings.intents),
         out=out, seed=recipe.seed, recipe_hash=recipe.hash,
     )  # fmt: skip
+    if engine == "ray":
+        from userlm_synth.simulate.on_ray import generate_on_ray
+
+        if estimate:
+            raise UserError("--estimate: makes its dialogues on this machine; leave out --engine")
+        return generate_on_ray(job)
+    return generate(job, estimate, ask)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 
 CLEAR = "\r\x1b[K"  # back to the line's beginning, and wipe it
 
@@ -44,7 +45,7 @@ class Progress:
     ) -> None:
         self.stage, self.total, self.unit, self.pace = stage, total, unit, pace
         self.done = self.first = done
-        self.note = ""
+        self.note: str | Callable[[], str] = ""
         self.started = self.shown = time.monotonic()
         self.live = speaks() and sys.stderr.isatty()
 
@@ -56,8 +57,8 @@ class Progress:
         if finished or (self.live and kind):
             self._show(final=True)
 
-    def step(self, count: int = 1, note: str = "") -> None:
-        """`count` more units are done; `note` is shown beside the figures."""
+    def step(self, count: int = 1, note: str | Callable[[], str] = "") -> None:
+        """`count` more units are done; `note`, or what it makes, is shown beside the figures."""
         self.done += count
         self.note = note or self.note
         now = time.monotonic()
@@ -86,8 +87,8 @@ class Progress:
             text += f", took {duration(elapsed)}"
         elif rate > 0 and self.total is not None:
             text += f", {duration((self.total - self.done) / rate)} left"
-        if self.note:
-            text += f", {self.note}"
+        if note := self.note if isinstance(self.note, str) else self.note():
+            text += f", {note}"
         if self.live:
             end = "\n" if final else ""
             shown = text if final else text[: _columns() - 1]  # a wrapped line is not redrawn

@@ -38,7 +38,12 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None) -> None:
 @click.option("--num", type=int, help="Dialogues in all (default: one an intent).")
 @click.option("--out", type=FILE, required=True, help="Folder of the dialogues.")
 @click.option("--seed", type=int, help="The run's seed (default: the recipe's, or 0).")
-@click.option("--concurrency", type=int, help="Dialogues at once.")
+@click.option("--concurrency", type=int, help="Most dialogues at once.")
+@click.option("--estimate", type=click.IntRange(1), help="Make N first, price the rest, and ask.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="This machine, or a Ray cluster.",
+)  # fmt: skip
 def generate(
     items: tuple[str, ...],
     user: str | None,
@@ -48,11 +53,17 @@ def generate(
     out: Path,
     seed: int | None,
     concurrency: int | None,
+    estimate: int | None,
+    engine: str,
 ) -> None:
     """Dialogues between a user LM and an assistant; run again, it continues.
 
-    Flags win over the recipe; guardrails and sampling are recipe fields, also without a recipe:
-    generate.guardrails.max_words=25 assistant.temperature=0.7
+    Flags win over the recipe. Guardrails, budgets, slices and sampling are recipe fields, also
+    without a recipe: generate.guardrails.max_words=25 generate.budget=5 assistant.temperature=0.7
+
+    \b
+    userlm-synth generate corpus-guarded --user hf:runs/mine/user_lm --intents intents.jsonl \\
+        --assistant openai:MODEL@http://localhost:8000/v1 --num 1000 --out dialogues
     """
     from userlm_synth.pipeline import generate_only
 
@@ -66,8 +77,18 @@ def generate(
         "seed": seed,
     }
     overrides += as_overrides(flags)
-    counts = generate_only(recipe, overrides, out)
-    click.echo(f"{out}: {counts['accepted']:,} accepted; rejected: {counts['rejected'] or 'none'}")
+    counts = generate_only(recipe, overrides, out, engine, estimate, _agreed)
+    rejected = ", ".join(f"{count:,} {reason}" for reason, count in counts["rejected"].items())
+    click.echo(f"{out}: {counts['accepted']:,} accepted; rejected: {rejected or 'none'}")
+
+
+def _agreed(forecast: str) -> bool:
+    """Whether a person wants the rest; where nobody can be asked, they run the command again."""
+    click.echo(forecast, err=True)
+    if sys.stdin.isatty():
+        return click.confirm("make the rest?", err=True)
+    click.echo("run the same command without --estimate to make the rest", err=True)
+    return False
 
 
 @click.command()

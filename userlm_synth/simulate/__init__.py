@@ -1,6 +1,7 @@
-"""Dialogues between a user LM and an assistant: guarded, seeded, durable as they finish."""
+"""Dialogues between a user LM and an assistant."""
 
-from userlm_synth.simulate.generate import generate, plan_dialogues, read_intents
+from userlm_synth.simulate.generate import generate
+from userlm_synth.simulate.sides import Job
 from userlm_synth.simulate.store import OtherSettings
 
-__all__ = ["OtherSettings", "generate", "plan_dialogues", "read_intents"]
+__all__ = ["Job", "OtherSettings", "generate"]

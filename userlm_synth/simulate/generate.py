@@ -1,153 +1,118 @@
-"""N dialogues from a file of intents, with bounded concurrency, resumable at any moment."""
+"""N dialogues from a file of intents: many at once, on one loop, resumable at any moment."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from userlm_synth.backends import open_backend
-from userlm_synth.errors import Problems, UserError
-from userlm_synth.progress import Progress, say
-from userlm_synth.records import Record, guess_schema, read_lines, record_problems, stable_hash
-from userlm_synth.simulate.dialogue import Planned, Simulator
+from userlm_synth.errors import UserError
+from userlm_synth.money import Bill
+from userlm_synth.progress import say
+from userlm_synth.records import Record
+from userlm_synth.simulate.holding import Holding
+from userlm_synth.simulate.intents_file import IntentsFile
+from userlm_synth.simulate.plan import Plan, Planned
+from userlm_synth.simulate.sides import Job, open_sides
 from userlm_synth.simulate.store import Store, open_store
+from userlm_synth.simulate.turns import compare_turns, read_turn_counts, turns_table
 
-if TYPE_CHECKING:
-    from userlm_synth.recipe import Assistant, Generate
+AT_ONCE = 1000  # dialogues that are looked up in the store together
 
-
-def read_intents(path: Path) -> list[Record]:
-    """Records with `id`, `intent` (and persona, metadata): an intents or a conversations file."""
-    records, problems = [], []
-    seen: dict[str, int] = {}
-    for line, record in read_lines(path):
-        found = record_problems(record, guess_schema(record))
-        if not found and not record.get("intent"):
-            found = ["intent: is missing; make it with `userlm-synth intents make`"]
-        if not found and record["id"] in seen:
-            found = [f"id: {record['id']!r} is on line {seen[record['id']]} too"]
-        problems += [f"{path}:{line}: {problem}" for problem in found]
-        if not found:
-            seen[record["id"]] = line
-            records.append(record)
-    if problems:
-        raise Problems(problems)
-    if not records:
-        raise UserError(f"{path}: is empty; it needs at least one intent, a JSON object a line")
-    return records
+Ask = Callable[[str], bool]
 
 
-def plan_dialogues(intents: list[Record], num: int | None, seed: int) -> list[Planned]:
-    """The dialogues to hold: intents in turn, again from the first when they are used up.
+def generate(job: Job, estimate: int | None = None, ask: Ask = lambda _: False) -> Record:
+    """Hold the dialogues that are not in `job.out` yet; returns counts by outcome.
 
-    Id and seed derive from (run seed, slice, persona, intent id, repetition), so a larger `num`
-    extends a smaller one and nothing depends on concurrency or order.
+    With `estimate`, that many come first; then `ask` is told what the rest will cost, and decides.
+    Raises `UserError` for what a person has to mend and where a budget is used up, and
+    `KeyboardInterrupt` after Ctrl-C; what is done by then is kept.
     """
-    planned = []
-    for place in range(num or len(intents)):
-        repetition, index = divmod(place, len(intents))
-        one = intents[index]
-        persona = one.get("persona")
-        digest = stable_hash(seed, "main", persona, one["id"], repetition)
-        planned.append(
-            Planned(
-                place=place,
-                id=f"dlg-{digest[:20]}",
-                seed=int(digest[20:35], 16),
-                intent_id=str(one["id"]),
-                intent=one["intent"],
-                persona=persona,
-                metadata={"repetition": repetition},
-            )
-        )
-    return planned
+    plan = Plan(IntentsFile(job.intents), job.settings, job.seed)
+    return asyncio.run(_generate(job, plan, estimate, ask))
 
 
-def generate(
-    settings: Generate,
-    side: Assistant,
-    *,
-    user: str,
-    assistant: str,
-    intents: Path,
-    out: Path,
-    seed: int,
-    recipe_hash: str,
-) -> Record:
-    """Hold the dialogues that are not in `out` yet; returns counts by outcome."""
-    planned = plan_dialogues(read_intents(intents), settings.num, seed)
-    batch = settings.concurrency
-    talker = open_backend(user, speaker="user", batch=batch)
-    if not hasattr(talker, "form") and not user.startswith("scripted:"):
-        raise UserError(f"--user {user}: a user LM runs in process for now; use hf:PATH_OR_ID")
-    listener = open_backend(assistant, speaker="assistant", batch=batch, key_env=side.api_key_env)
-    simulator = Simulator(talker, listener, settings, side, recipe_hash)
-    key = stable_hash(talker.name, listener.name, _fixed(settings, side), seed)
-    with open_store(out, key) as store:
-        done = store.done()
-        todo = [plan for plan in planned if plan.id not in done]
-        if done and todo:
-            say(f"  dialogues: {len(planned) - len(todo):,} of {len(planned):,} are done already")
-        asyncio.run(_hold_all(simulator, todo, store, len(planned)))
-        store.export()
-        return _summary(store)
+async def _generate(job: Job, plan: Plan, estimate: int | None, ask: Ask) -> Record:
+    total = job.settings.num or plan.cycle
+    async with opened(job) as holding:
+        store = holding.store
+        with exported(store):
+            if estimate and store.count() < total:
+                first = min(max(estimate, store.count()), total)
+                await holding.hold(missing(plan, store, first), first)
+                if first < total and not ask(holding.estimate(total)):
+                    return summary(holding)
+            await holding.hold(missing(plan, store, total), total)
+            return summary(holding)
 
 
-def _fixed(settings: Generate, side: Assistant) -> Record:
-    """The settings that shape a dialogue; how many and how many at once do not."""
-    loose = {"num", "concurrency", "intents", "user"}
-    both = {**asdict(settings), "assistant": asdict(side)}
-    both["assistant"].pop("train")
-    return {name: value for name, value in both.items() if name not in loose}
+@asynccontextmanager
+async def opened(job: Job, out: Path | None = None) -> AsyncIterator[Holding]:
+    """The models, the store and the bill of a job, in its folder or another one."""
+    folder = out or job.out
+    sides = open_sides(job)
+    try:
+        await sides.start()
+        with (
+            open_store(folder, sides.fixed_settings()) as store,
+            Bill(folder / "bill.json", job.budgets) as bill,
+        ):
+            yield Holding(sides, store, bill)
+    finally:
+        await sides.close()
 
 
-async def _hold_all(simulator: Simulator, todo: list[Planned], store: Store, total: int) -> None:
-    counts: Counter[str] = Counter()
-    plans: Iterator[Planned] = iter(todo)
-    with Progress("dialogues", total, "dialogues", total - len(todo)) as progress:
-
-        async def work() -> None:
-            for plan in plans:
-                record = await simulator.hold(plan)
-                store.add(plan.place, record)
-                counts["rejected" if "reason" in record else "accepted"] += 1
-                note = f"{counts['rejected']} rejected" if counts["rejected"] else ""
-                progress.step(1, note)
-
-        workers = [
-            asyncio.create_task(work())
-            for _ in range(min(simulator.settings.concurrency, max(len(todo), 1)))
-        ]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            for worker in workers:
-                with suppress(asyncio.CancelledError, Exception):
-                    await worker
-            await simulator.user.close()
-            await simulator.assistant.close()
+@contextmanager
+def exported(store: Store) -> Iterator[None]:
+    """Write the files of what is done, also where an error stops the run; not on Ctrl-C, which is
+    to be quick."""
+    try:
+        yield
+    except UserError:
+        with suppress(UserError):
+            store.export()
+        raise
+    store.export()
 
 
-def _summary(store: Store) -> Record:
-    reasons: Counter[str] = Counter()
-    stops: Counter[str] = Counter()
-    regenerated: Counter[str] = Counter()
-    for record in store.records(rejected=True):
-        reasons[record["reason"].split(":")[0]] += 1
-    for record in store.records(rejected=False):
-        stops[record["stop_reason"]] += 1
-        regenerated.update(record["guardrails"])
-    summary: dict[str, Any] = {
+def missing(plan: Plan, store: Store, total: int) -> Iterator[Planned]:
+    """The dialogues to hold, in the plan's order, until the store has `total` in all."""
+    left, place = total - store.count(), 0
+    while left > 0:
+        some = [plan.at(place + step) for step in range(min(AT_ONCE, left))]
+        place += len(some)
+        known = store.known(one.id for one in some)
+        new = [one for one in some if one.id not in known]
+        yield from new
+        left -= len(new)
+
+
+def at_places(plan: Plan, store: Store, places: Iterable[int]) -> Iterator[Planned]:
+    """The dialogues of some places of the plan that the store does not have."""
+    for place in places:
+        planned = plan.at(place)
+        if not store.known([planned.id]):
+            yield planned
+
+
+def summary(holding: Holding) -> Record:
+    """Counts by outcome, what was sampled again, tokens, cost, and turns beside people's."""
+    store, bill, settings = holding.store, holding.bill, holding.sides.job.settings
+    made: Record = {
         "accepted": store.count(rejected=False),
-        "rejected": dict(reasons),
-        "stop_reasons": dict(stops),
-        "regenerated": dict(regenerated),
+        "rejected": store.tally("substr(reason, 1, instr(reason || ':', ':') - 1)", rejected=True),
+        "stop_reasons": store.tally("json_extract(record, '$.stop_reason')", rejected=False),
+        "regenerated": store.regenerated(),
+        "tokens": bill.tokens,
+        "usd": bill.spent,
     }
-    return summary
+    reference = settings.reference or settings.turns_like
+    if reference and made["accepted"]:
+        turns = store.tally("(json_array_length(record, '$.messages') + 1) / 2", rejected=False)
+        counts = {int(number): count for number, count in turns.items()}
+        human = read_turn_counts(Path(reference))
+        made["user_turns"] = compare_turns(counts, human)
+        say(turns_table(counts, human))
+    return made

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from userlm_synth.errors import UserError
-from userlm_synth.records import END_TOKEN, Message, Role
+from userlm_synth.records import END_TOKEN, Message
 from userlm_synth.user_lm.families import Turns
 
 Speaker = Literal["user", "assistant"]
@@ -126,13 +126,21 @@ class ChatFormat:
 
         Shape: a flat list. A system message may come first; roles alternate after it.
         """
-        ids: list[int] = []
-        last: Role | Literal["start"] = "start"
+        ids, last = self.extend([], "start", messages)
+        return ids + self.opening[last]
+
+    def extend(
+        self, ids: list[int], last: str, messages: Sequence[Message]
+    ) -> tuple[list[int], str]:
+        """`ids` of the turns up to one of role `last` (`start`: of none), with more turns.
+
+        Returns the ids, the same list, and the role of their last turn.
+        """
         texts = encode_texts(self.tokenizer, [message["content"] for message in messages])
         for message, text in zip(messages, texts, strict=True):
             ids += self.pieces[last, message["role"]] + text
             last = message["role"]
-        return ids + self.opening[last]
+        return ids, last
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
