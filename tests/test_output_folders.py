@@ -135,7 +135,7 @@ def test_training_on_a_full_disk_continues_from_its_checkpoint_once_there_is_roo
 def test_dialogues_on_a_full_disk_are_kept_and_the_rest_follow_once_there_is_room(
     cli: Cli, small_disk: Callable[[str], Path], tmp_path: Path, write_jsonl: Write
 ) -> None:
-    disk = small_disk("4m")
+    disk = small_disk("6m")
     words = [f"turn {n} " + "word " * 400 for n in range(4)]
     (tmp_path / "user.json").write_text(json.dumps([*words, END_TOKEN]))
     (tmp_path / "assistant.json").write_text(json.dumps(words))

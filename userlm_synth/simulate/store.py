@@ -31,7 +31,7 @@ CREATE TABLE dialogues (id TEXT PRIMARY KEY, place INTEGER NOT NULL, reason TEXT
                         record TEXT NOT NULL);
 CREATE INDEX in_order ON dialogues (place, id);
 CREATE TABLE turns (id TEXT NOT NULL, number INTEGER NOT NULL, turn TEXT NOT NULL,
-                    PRIMARY KEY (id, number)) WITHOUT ROWID;
+                    PRIMARY KEY (id, number));
 """
 # One statement for many rows: sqlite3 takes Python's lock back after each row of `executemany`,
 # and has to wait for it while the event loop is at work.
@@ -98,6 +98,8 @@ class Store:
         while self.turns or self.finished:
             turns, finished, notes = self.turns, self.finished, self.notes
             self.turns, self.finished, self.notes = [], [], []
+            over = {row[0] for row in finished}
+            turns = [row for row in turns if row[0] not in over]
             try:
                 await loop.run_in_executor(self.thread, self._commit, turns, finished)
             except BaseException as error:
@@ -188,6 +190,7 @@ class Store:
 
     def export(self) -> None:
         """Write `part-*.jsonl` and `rejected.jsonl` from the store."""
+        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # room, where that is scarce
         accepted = self.records(rejected=False)
         parts = -(-self.count(rejected=False) // PART_SIZE)
         for number in range(parts):
@@ -235,6 +238,7 @@ def open_store(folder: Path, settings: Record) -> Iterator[Store]:
 def _prepare(connection: sqlite3.Connection, folder: Path, settings: Record) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA wal_autocheckpoint=250")  # pages, 1 MB: the log stays short
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     if "settings" not in tables:
         with connection:
