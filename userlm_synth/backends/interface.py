@@ -107,7 +107,7 @@ class Spec:
     urls: Sequence[str] = field(default_factory=tuple)
 
 
-KINDS = ("hf", "openai", "scripted")
+KINDS = ("hf", "openai", "prompted", "scripted", "vllm")
 
 
 def parse_spec(text: str) -> Spec:
@@ -115,10 +115,6 @@ def parse_spec(text: str) -> Spec:
     kind, colon, rest = text.partition(":")
     if not colon or "/" in kind or kind.startswith("."):
         return Spec("hf", text)
-    if kind in ("vllm", "prompted"):
-        raise UserError(
-            f"{text}: {kind}: models are not supported by this version; use hf: or openai:"
-        )
     if kind not in KINDS:
         raise UserError(f"{text}: unknown kind of model {kind!r}; known: {', '.join(KINDS)}")
     if not rest:
@@ -130,6 +126,8 @@ def parse_spec(text: str) -> Spec:
                 f"{text}: write openai:MODEL@URL, as in openai:my-model@http://localhost:8000/v1"
             )
         return Spec(kind, model, tuple(f"http{urls}".split(",")))
+    if kind == "prompted" and parse_spec(rest).kind == "prompted":
+        raise UserError(f"{text}: a prompted model cannot be prompted again; write {rest}")
     return Spec(kind, rest)
 
 
@@ -144,6 +142,11 @@ def open_backend(
 ) -> Any:
     """The backend of a SPEC. `speaker` says whose turns it takes; `sdk` asks for the openai SDK."""
     parsed = parse_spec(spec)
+    if parsed.kind == "prompted":
+        from userlm_synth.backends.prompted import PromptedBackend
+
+        options: dict[str, Any] = {"batch": batch, "key_env": key_env, "server": server}
+        return PromptedBackend(open_backend(parsed.target, speaker="assistant", sdk=sdk, **options))
     if parsed.kind == "scripted":
         from userlm_synth.backends.scripted import ScriptedBackend
 
@@ -152,6 +155,10 @@ def open_backend(
         from userlm_synth.backends.openai_api import OpenAIBackend
 
         return OpenAIBackend(parsed.target, parsed.urls, key_env)
+    if parsed.kind == "vllm":
+        from userlm_synth.backends.vllm_engine import VLLMBackend
+
+        return VLLMBackend(parsed.target, speaker=speaker)
     from userlm_synth.backends.hf import HFBackend
 
     return HFBackend(parsed.target, speaker=speaker, batch=batch)

@@ -39,18 +39,19 @@ class RowsFile:
         self._file, source = _seekable(path)
         try:
             faults = self._scan(source) or self._duplicates()
+            if faults:
+                raise Problems(f"{path}:{number}: {what}" for number, what in faults)
+            if not len(self):
+                raise UserError(
+                    f"{path}: is empty; it needs at least one {self.noun}, a JSON object a line"
+                )
+        except BaseException:
+            self.close()
+            raise
         finally:
             if source is not self._file:
                 source.close()
         del self._numbers, self._hashes
-        if faults:
-            self.close()
-            raise Problems(f"{path}:{number}: {what}" for number, what in faults)
-        if not len(self):
-            self.close()
-            raise UserError(
-                f"{path}: is empty; it needs at least one {self.noun}, a JSON object a line"
-            )
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -78,6 +79,9 @@ class RowsFile:
         """What its users need of a row."""
         raise NotImplementedError
 
+    def good(self, record: Record) -> None:
+        """A row without problems, while the file is checked."""
+
     def _scan(self, source: IO[bytes]) -> list[tuple[int, str]]:
         """Find the rows; returns (line, what) of the faults."""
         faults: list[tuple[int, str]] = []
@@ -103,6 +107,7 @@ class RowsFile:
                     if source is not self._file:
                         self._file.write(line)
                     yield number, line
+                self._file.flush()
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(
                 f"{self.path}: broken gzip file after line {number} ({error})"
@@ -117,6 +122,7 @@ class RowsFile:
             self._offsets.append(offset)
             self._numbers.append(number)
             self._hashes.append(hash(record["id"]))
+            self.good(record)
         return found
 
     def _duplicates(self) -> list[tuple[int, str]]:
@@ -177,13 +183,11 @@ class PersonasFile(RowsFile):
         """`id` and `persona`."""
         return {"id": record["id"], "persona": record["persona"]}
 
-    def _add(self, line: bytes, number: int, offset: int) -> list[str]:
-        found = super()._add(line, number, offset)
-        if not found:
-            weight = float(parse_json(line).get("weight", 1.0))
-            self.sums.append(weight + (self.sums[-1] if self.sums else 0.0))
-            self.equal = self.equal and weight == self.sums[0]
-        return found
+    def good(self, record: Record) -> None:
+        """Add its weight."""
+        weight = float(record.get("weight", 1.0))
+        self.sums.append(weight + (self.sums[-1] if self.sums else 0.0))
+        self.equal = self.equal and weight == self.sums[0]
 
     def pick(self, share: float) -> Record:
         """The persona at a share of all the weight, from 0 to below 1."""
