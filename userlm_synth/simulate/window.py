@@ -32,6 +32,7 @@ class Window:
         self.throttled = self.queued = 0
         self.tried: tuple[int, float] | None = None  # the limit and the rate before it grew
         self.rest = 0  # looks until it may grow again
+        self.careful = False  # it was too large once: it grows by an eighth, no longer doubles
         self.follower: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Window:
@@ -75,6 +76,7 @@ class Window:
         self.queued = self.queued + 1 if waiting else 0
         self.rest = max(self.rest - 1, 0)
         full = self.live >= self.limit
+        self.careful = self.careful or refused or self.queued >= 2
         if refused:
             self._set(int(min(self.limit, self.live) * FEWER), rest=5)
         elif self.queued >= 2:  # once may be chance
@@ -86,7 +88,7 @@ class Window:
                 self._set(former, rest=PATIENCE)
         elif full and not self.rest and rate and self.limit < self.most:
             self.tried = self.limit, rate
-            self._set(self.limit * 2 if self.limit < self.most / 2 else self.most)
+            self._set(self.limit + max(self.limit // 8, 1) if self.careful else self.limit * 2)
 
     def _set(self, limit: int, rest: int = 0) -> None:
         self.limit = max(1, min(limit, self.most))
