@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from userlm_synth import __version__
+from userlm_synth.cli.chat import chat
 from userlm_synth.cli.conversations import intents, prepare
 from userlm_synth.cli.dialogues import generate, report, run, validate
 from userlm_synth.cli.models import evaluate, flip, merge, train
@@ -32,6 +33,6 @@ def main(verbose: bool) -> None:
 
 # in the order of the flow, as `--help` lists them
 for command in (
-    run, prepare, intents, flip, train, merge, evaluate, generate, validate, report, recipes,
+    run, prepare, intents, flip, train, merge, evaluate, generate, chat, validate, report, recipes,
 ):  # fmt: skip
     main.add_command(command)
