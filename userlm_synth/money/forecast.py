@@ -64,7 +64,7 @@ class Forecast:
         spent = sum(self.spent.values())
         if not spent:
             count = sum(kinds["prompt"] + kinds["completion"] for kinds in self.tokens.values())
-            return f"{count:,} tokens" if count else ""
+            return f"{count:,} tokens"
         sides = ", ".join(f"{side} {usd(amount)}" for side, amount in self.spent.items())
         text = f"spent {usd(spent)} ({sides})"
         if self.in_all is not None and self.left is not None:
@@ -90,8 +90,9 @@ class Estimate:
         """One line, to be asked about."""
         took = "" if self.seconds is None else f" and take about {duration(self.seconds)}"
         each = f"{usd(self.mean)} each{_between(self.mean, self.mean_off)}"
+        held = "1 dialogue cost" if self.held == 1 else f"{self.held:,} dialogues cost"
         text = (
-            f"{self.held:,} dialogues cost {each}; {self.rest:,} more cost about {about(self.cost)}"
+            f"{held} {each}; {self.rest:,} more cost about {about(self.cost)}"
             f"{_between(self.cost, self.cost_off)}{took}"
         )
         for side in self.unpriced:
@@ -100,9 +101,9 @@ class Estimate:
 
 
 def _between(middle: float, off: float | None) -> str:
-    if off is None:
+    if not off:
         return ""
-    return f" (95 %: {usd(max(middle - off, 0.0))} to {usd(middle + off)})"
+    return f" (95 %: {about(max(middle - off, 0.0))} to {about(middle + off)})"
 
 
 def estimate(
