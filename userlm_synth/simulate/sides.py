@@ -139,5 +139,6 @@ def _sampling(settings: Generate, name: str) -> dict[str, float]:
     return {key: getattr(settings, key) if value is None else value for key, value in given.items()}
 
 
-#: Of `generate`: which and how many dialogues there are, and how they are made, not what they say.
-LOOSE = {"num", "intents", "user", "personas", "server", "slices"}
+#: Of `generate`: which and how many dialogues there are and how they are made, not what they say
+#: (sampling is named with each slice).
+LOOSE = {"num", "intents", "user", "personas", "server", "slices", "temperature", "top_p"}
