@@ -134,7 +134,7 @@ def test_an_error_that_stops_the_run_is_one_line_that_says_how_far_it_is(stage: 
 def test_ctrl_c_keeps_the_turns_under_way_and_the_next_run_asks_for_none_again(
     stage: Stage,
 ) -> None:
-    stage(out="whole")
+    stage(Talker("user"), out="whole")
     pressed: list[int] = []
 
     def press(number: int) -> None:
@@ -142,11 +142,11 @@ def test_ctrl_c_keeps_the_turns_under_way_and_the_next_run_asks_for_none_again(
             pressed.append(number)
             os.kill(os.getpid(), signal.SIGINT)
 
-    first = Talker("user", leaves=0.3), Talker("assistant", before=press, delay=0.005)
+    first = Talker("user"), Talker("assistant", before=press, delay=0.005)
     with pytest.raises(KeyboardInterrupt):
         stage(*first)
     assert len(first[1].asked) > pressed[0], "what was under way is answered"
-    second = Talker("user", leaves=0.3), Talker("assistant")
+    second = Talker("user"), Talker("assistant")
     stage(*second)
     assert stage.made() == stage.made("whole")
     asked = Counter(both(*first, *second))
