@@ -1,7 +1,8 @@
 """Facts about the shipped recipes: each is valid, its header's commands parse, and it trains.
 
-A recipe that is new is taken in by itself. Every one is run for three steps by the same overrides:
-a toy for its base, a few generated chats for its source, intents that are there already.
+A recipe that is new is taken in by itself. Every one that trains is run for three steps by the same
+overrides: a toy for its base, a few generated chats for its source, intents that are there already.
+Every one that only generates holds a few dialogues between scripts.
 """
 
 from __future__ import annotations
@@ -33,6 +34,18 @@ def text_of(name: str) -> str:
     return shipped_recipes()[name].read_text(encoding="utf-8")
 
 
+def lookup(data: Any, path: str) -> Any:
+    for key in path.split("."):
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def trains(name: str) -> bool:
+    """Whether a recipe makes a model; the others take theirs from elsewhere."""
+    data = yaml.safe_load(text_of(name))
+    return any(lookup(data, one) is not None for one in ("train", "assistant.train", "personas"))
+
+
 def header(name: str) -> str:
     """The comment that a recipe begins with; a line that ends in a backslash goes on."""
     lines = text_of(name).split("\n\n")[0].splitlines()
@@ -61,6 +74,10 @@ def parse(arguments: list[str]) -> dict[str, Any]:
     name, command, rest = main.resolve_command(group, list(arguments))
     assert isinstance(command, click.Command)
     return command.make_context(name, rest, parent=group).params
+
+
+TRAINING = [name for name in NAMES if trains(name)]
+GENERATING = [name for name in NAMES if not trains(name)]
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +130,6 @@ def tiny(name: str, stand_ins: Path, chats: Path) -> list[str]:
     return found
 
 
-def lookup(data: Any, path: str) -> Any:
-    for key in path.split("."):
-        data = data.get(key) if isinstance(data, dict) else None
-    return data
-
-
 def with_source(overrides: list[str], folder: Path) -> list[str]:
     """Overrides with a source that is here: the reader's own files are not."""
     key = "conversations.source="
@@ -128,7 +139,7 @@ def with_source(overrides: list[str], folder: Path) -> list[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_recipe_is_valid_and_called_what_its_file_is(name: str, cli: Any) -> None:
     source = lookup(yaml.safe_load(text_of(name)), "conversations.source")
-    there = source in SOURCES or source.startswith("hf://")
+    there = source is None or source in SOURCES or source.startswith("hf://")
     own = [] if there else ["conversations.source=quickstart"]  # the reader's own file
     done = cli("recipes", "validate", name, *own)
     assert done.code == 0, done.err
@@ -140,7 +151,8 @@ def test_a_shipped_recipe_is_valid_and_called_what_its_file_is(name: str, cli: A
 def test_the_commands_in_a_recipes_header_parse(name: str, stand_ins: Path) -> None:
     lines = [program_arguments(words) for words in commands(name)]
     assert lines, "no command in the header"
-    assert any(line[0] in ("run", "train") and line[1] == name for line in lines)
+    verbs = ("run", "train") if trains(name) else ("generate",)
+    assert any(line[0] in verbs and line[1] == name for line in lines)
     for line in lines:
         given = parse(line)
         if line[0] in ("run", "train"):
@@ -173,7 +185,7 @@ def test_a_base_from_the_hub_is_pinned_to_a_commit(name: str) -> None:
             assert re.search(r"@[0-9a-f]{40}$", value), f"{place}: {value}"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRAINING)
 def test_a_shipped_recipe_trains(name: str, stand_ins: Path, tmp_path: Path, cli: Any) -> None:
     overrides = tiny(name, stand_ins, tmp_path / "chats.jsonl")
     done = cli("train", name, *overrides, "--out", tmp_path / "run")
@@ -202,6 +214,43 @@ def check_intents(recipe: Recipe, run: Path) -> None:
             lines = [json.loads(line) for line in log.read_text().splitlines()]
             (found,) = [line["validation"] for line in lines if "validation" in line]
             assert ("perplexity_no_intent" in found) == both, stage
+
+
+@pytest.mark.parametrize("name", GENERATING)
+def test_a_recipe_that_only_generates_needs_models_and_intents_alone(
+    name: str, tmp_path: Path, cli: Any
+) -> None:
+    said = {
+        "user": [
+            "please plan a day in Porto",
+            "with two kids, and no museums",
+            "what does it cost",
+        ],
+        "assistant": ["Sure! Here is a plan."],
+    }
+    for side, script in said.items():
+        (tmp_path / f"{side}.json").write_text(json.dumps(script))
+    intents = [{"id": f"i{n}", "intent": f"plan {n} days in Porto"} for n in range(3)]
+    write_records(tmp_path / "intents.jsonl", intents, "intent")
+    done = cli(
+        "generate", name, "--user", f"scripted:{tmp_path / 'user.json'}",
+        "--assistant", f"scripted:{tmp_path / 'assistant.json'}",
+        "--intents", tmp_path / "intents.jsonl", "--num", 4, "--out", tmp_path / "out",
+        "generate.max_turns=3",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "4 accepted; rejected: none" in done.out
+
+
+@pytest.mark.parametrize("name", GENERATING)
+def test_a_recipe_without_intents_is_valid_but_does_not_run(
+    name: str, tmp_path: Path, cli: Any
+) -> None:
+    load_recipe(name)
+    for command in ("run", "generate"):
+        done = cli(command, name, "--out", tmp_path / command)
+        assert done.code == 1
+        assert "intents" in done.error
 
 
 def test_train_refuses_a_recipe_that_trains_nothing(cli: Any) -> None:

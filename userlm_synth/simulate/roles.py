@@ -1,74 +1,87 @@
 """Where a user's turn is no longer a user's: it answers as an assistant would, or it goes on into
 the assistant's turn.
 
-Both look for what people hardly ever write to an assistant, so they find little of what is wrong
-and seldom what is right: `benchmarks/guardrails.py` counts both. The phrases are English.
+Both look for what people hardly ever write to an assistant, so that they seldom refuse what is
+right and miss much of what is wrong: `benchmarks/guardrails.py` counts both. The phrases are
+English.
 """
 
 from __future__ import annotations
 
 import re
 
-_HERE = r"here(?:'s| is| are) "
 _COUNT = r"(?:some|several|a few|\d+|two|three|four|five|six|seven|eight|nine|ten)\b"
-_SOME = (
-    rf"(?:{_COUNT}|an?\b|the (?:top|best|revised|updated|corrected|rewritten|translated|full|"
-    r"complete|python)\b)"
-)
+_NEW = r"(?:top|best|revised|updated|corrected|rewritten|translated|full|complete|python)\b"
+_HERE = r"here(?:'s| is| are) "
+_GLAD = r"(?:happy|glad|delighted|pleased)"
+_MORE = r"(?:any )?(?:other |further |more |additional )?"
+_AI = r"(?:ai|artificial intelligence|(?:large )?language model|virtual assistant|chatbot)\b"
 
-# The first words of an answer. "Sure, here is my order" is a customer's: only what is offered
-# (a list, an example) tells, not what is handed over.
+# The first words of an answer. "Sure, here is my order" is a customer's: what is offered (a list,
+# an example) tells, not what is handed over.
 OPENING = re.compile(
-    r"(?:sure|certainly|of course|absolutely|definitely)(?: thing)?[!,.:]*\s+"
-    rf"(?:{_HERE}{_SOME}|i(?:'d| would) be (?:happy|glad) to|i(?: can|'ll| will) (?:certainly |"
-    r"definitely )?(?:help|assist|do my best|explain|provide)\b|let me (?:explain|help|assist)\b)"
-    r"|certainly!"
-    r"|you(?:'re| are) (?:very |most |so )?welcome\b"
-    r"|thank you for (?:your question|reaching out|contacting)\b"
-    rf"|{_HERE}(?:{_COUNT}|the (?:top|key|steps)\b)[^\n]{{0,150}}:\s*\n\s*(?:[-*•]|1[.)])"
+    "|".join(
+        (
+            r"(?:sure|certainly|of course|absolutely|definitely)(?: thing)?[!,.:]*\s+(?:"
+            rf"{_HERE}(?:{_COUNT}|an?\b|the {_NEW})"
+            rf"|i(?:'d| would) be {_GLAD} to"
+            r"|i(?: can|'ll| will) (?:certainly |definitely )?(?:help|assist|explain|provide)\b"
+            r"|let me (?:help|assist|explain)\b)",
+            r"certainly!",
+            r"you(?:'re| are) (?:very |most |so )?welcome\b",
+            r"thank you for (?:your question|reaching out|contacting)\b",
+            rf"{_HERE}(?:{_COUNT}|the (?:top|key|steps)\b)[^\n]{{0,150}}:\s*\n\s*(?:[-*•]|1[.)])",
+        )
+    )
 )
 
 # What only an assistant says of itself, and what it offers, anywhere in a turn.
 PHRASES = re.compile(
-    r"\bas an? (?:[a-z-]+ ){0,3}(?:ai|artificial intelligence|language model)"
-    r"(?: language model| assistant| model| chatbot| system)*,? (?:i|i'm|it is|it's|my|there are)\b"
-    r"|\bi(?:'m| am) (?:just |only |merely )?an? "
-    r"(?:ai|artificial intelligence|(?:large )?language model|virtual assistant|chatbot)\b"
-    r"|\bi(?:'m| am) glad (?:i could|to) (?:help|assist|be of (?:help|assistance))"
-    r"|\bhow (?:can|may) i (?:help|assist) you\b[^.?!\n]{0,60}[?!.]"
-    r"|\banything else (?:that )?i can (?:help|assist|do for)\b"
-    r"|\bi(?:'m| am|'d be| would be) (?:always |more than |very )?"
-    r"(?:happy|glad|delighted|pleased|here) to (?:help|assist)"
-    r"(?: you\b| further\b| with (?:that|this|your|any)\b|\s*[.!,]|\s*$)"
-    r"|\b(?:let me know|feel free to (?:ask|reach out)|don't hesitate to (?:ask|reach out|contact))"
-    r"(?: me)? if (?:you have any (?:other |further |more |additional )?questions"
-    r"|you need (?:any )?(?:other |further |more |additional )?(?:help|assistance)"
-    r"|there(?:'s| is) anything else i)"
-    r"|\bi(?:'m sorry| am sorry| apologize),? but (?:as an|i (?:can't|cannot|am unable to|am not able "
-    r"to)|i'm (?:unable|not able) to) (?:assist|help|provide|fulfill|comply|generate|ai\b|language)"
-    r"|\bi don't have (?:personal (?:opinions|beliefs|preferences|experiences|feelings|emotions)"
-    r"|(?:access to )?real-time)\b"
-    r"|\bi hope (?:this|that) (?:helps|answers)\b"
+    "|".join(
+        (
+            r"\bas an? (?:[a-z-]+ ){0,3}(?:ai|artificial intelligence|language model)"
+            r"(?: language model| assistant| model| chatbot| system)*,? "
+            r"(?:i|i'm|it is|it's|my|there are)\b",
+            rf"\bi(?:'m| am) (?:just |only |merely )?an? {_AI}",
+            rf"\bi(?:'m| am) {_GLAD} (?:i could|to) (?:help|assist|be of (?:help|assistance))\b",
+            rf"\bi(?:'m|'d be| am| would be) (?:always |more than |very )?(?:here|{_GLAD}) to "
+            r"(?:help|assist)(?: you\b| further\b| with (?:that|this|your|any)\b|\s*[.!,]|\s*$)",
+            r"\bhow (?:can|may) i (?:help|assist) you\b[^.?!\n]{0,60}[?!.]",
+            r"\banything else (?:that )?i can (?:help|assist|do for)\b",
+            r"\b(?:let me know|feel free to (?:ask|reach out)|don't hesitate to "
+            r"(?:ask|reach out|contact))(?: me)? if (?:"
+            rf"you have {_MORE}questions|you need {_MORE}(?:help|assistance)"
+            r"|there(?:'s| is) anything else i)",
+            r"\bi(?:'m sorry| am sorry| apologize),? but (?:as an ai\b|"
+            r"(?:i (?:can't|cannot|am unable to|am not able to)|i'm (?:unable|not able) to) "
+            r"(?:assist|help|provide|fulfill|comply|generate)\b)",
+            r"\bi don't have (?:personal (?:opinions|beliefs|preferences|experiences|feelings|"
+            r"emotions)|(?:access to )?real-time)\b",
+            r"\bi hope (?:this|that) (?:helps|answers)\b",
+        )
+    )
 )
 #: Every phrase above has one of these; most turns have none, and are done with.
 HINTS = (
-    "an ai", "language model", "artificial", "chatbot", "help", "assist", "anything else",
-    "any questions", "other questions", "more questions", "r questions", "l questions",
-    "i don't have", "this answers", "that answers", "but i", "but as an",
+    " ai", "artificial", "language model", "assist", "help", "chatbot", "anything else",
+    "questions", "sorry", "apologize", "i don't have", "answers",
 )  # fmt: skip
-LOOKED_AT = 2_000  # characters, from the beginning and from the end
 
-_ROLE = r"(?:AI(?: Assistant)?|Assistant|ASSISTANT|Chatbot|ChatGPT|Human|HUMAN|User|USER)"
+_ROLE = r"(?:AI(?: Assistant)?|A(?:ssistant|SSISTANT)|Chatbot|ChatGPT|H(?:uman|UMAN)|U(?:ser|SER))"
 RUN_ON = re.compile(
-    rf"(?:^|\n)\s*(?:\*\*)?{_ROLE}\s?(?:\*\*)?:"  # a line of a transcript
-    r"|(?:^|\n)(?:assistant|ai|human|user|bot):"
-    r"|[.?!\"')]\s*(?:AI|Assistant|Human|User):\s"
-    r"|(?:^|\n)#{2,4} ?(?:Response|Assistant|Instruction|Human|User)\b"
-    # what is left of a header where a server takes special tokens out
-    r"|(?:^|[\n.?!\"')])(?:assistant|user)(?:\n|$)"
-    r"|\Bassistant\n"
-    # or with the special tokens, where they may stand
-    r"|(?:\|>|<start_of_turn>|<s>)\s*(?:assistant|user|system|model)\b|\[/INST\]"
+    "|".join(
+        (
+            rf"(?:^|\n)\s*(?:\*\*)?{_ROLE}\s?(?:\*\*)?:",  # a line of a transcript
+            r"(?:^|\n)(?:assistant|ai|bot|human|user):",
+            r"(?:^|\n)#{2,4} ?(?:Response|Assistant|Instruction|Human|User)\b",
+            r"[.?!\"')]\s*(?:Assistant|AI|Human|User):\s",
+            # what is left of a header where a server takes the special tokens out of it
+            r"(?:^|[\n.?!\"')])(?:assistant|user)(?:\n|$)",
+            r"\Bassistant\n",
+            # and a header whose tokens are spelled
+            r"(?:\|>|<start_of_turn>|<s>)\s*(?:assistant|user|system|model)\b|\[/INST\]",
+        )
+    )
 )
 
 
@@ -82,6 +95,7 @@ def breaks_role(text: str) -> bool:
 
 def runs_on(text: str) -> bool:
     """The turn goes on with another speaker's name or header ("...thanks!\\nAssistant: ")."""
-    if ":" in text or "\n" in text or "#" in text or "|>" in text or text.endswith("ant"):
+    marks = ":" in text or "\n" in text or "#" in text or ">" in text or "]" in text
+    if marks or text.endswith(("assistant", "user")):
         return RUN_ON.search(text) is not None
     return False
