@@ -62,13 +62,13 @@ class Run:
             side = asdict(recipe.assistant) if recipe.assistant else {}
             side.pop("train", None)
             sources = (*chats, "user_lm", "assistant_lm")
-            own = recipe.generate
-            slices = list((own.slices or {}).values())
-            files = [own.intents, own.personas, own.turns_like, *(one.personas for one in slices)]
-            models = [own.user, side.get("model"), *(one.user for one in slices)]
+            held = recipe.generate
+            slices = list((held.slices or {}).values())
+            given = [held.intents, held.personas, held.turns_like, *(s.personas for s in slices)]
             made_from = [
-                *(sha256_file(Path(file)) if file else None for file in files),
-                *map(_content_of, models),
+                *(sha256_file(Path(file)) if file else None for file in given),
+                *(_content_of(spec) for spec in (held.user, side.get("model"))),
+                *(_content_of(one.user) for one in slices),
             ]
             add("dialogues", "generate", sources, self._dialogues, side=side, made_from=made_from)
         if recipe.report:
