@@ -22,10 +22,11 @@ from typing import Any
 
 from userlm_synth.language import detect
 from userlm_synth.recipe import Guardrails, load_recipe
+from userlm_synth.records import Message
 from userlm_synth.simulate.guardrails import MARKUP, fault
 from userlm_synth.simulate.roles import breaks_role, runs_on
 
-Turn = tuple[str, list[dict[str, str]], str]  # what is said, the messages before it, the intent
+Turn = tuple[str, list[Message], str]  # what is said, the messages before it, the intent
 CHECKS: dict[str, Callable[[str], bool]] = {
     "role_break": breaks_role,
     "run_on": runs_on,
@@ -136,7 +137,7 @@ def print_speed(folder: Path) -> None:
 def one_pass(turns: list[Turn], rules: Guardrails, language: str | None) -> float:
     started = time.process_time()
     for text, before, intent in turns:
-        fault(text, "eot", before, intent, rules, language=language)  # type: ignore[arg-type]
+        fault(text, "eot", before, intent, rules, language=language)
     return (time.process_time() - started) / len(turns)
 
 

@@ -355,6 +355,14 @@ def test_the_first_word_is_looked_at_whole_and_in_both_capitalisations(
     assert refused(text, first_token_filter=PAPER, check_first=False) is None
 
 
+def test_a_filter_written_in_either_case_finds_both() -> None:
+    for word in ("maybe", "Maybe"):
+        for text in ("maybe so", "Maybe so"):
+            assert refused(text, first_token_filter=(word,)) == "first_token"
+    tok = quickstarts()
+    assert first_token_ids(tok, ["you"]) == first_token_ids(tok, ["You"])
+
+
 def test_words_of_a_filter_are_words_and_no_patterns() -> None:
     assert refused("axc", first_token_filter=("a.c", "(")) is None
     assert refused("a.c is", first_token_filter=("a.c", "(")) == "first_token"
