@@ -129,6 +129,9 @@ class Simulator:
     stopping: bool = False
     filters: dict[int, list[int]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        expected_language(self.settings.guardrails, "")  # a wrong code shows before any request
+
     async def hold(self, talk: Talk, keep: Keep) -> Record:
         """A dialogue record, or a rejected one with its reason; each turn goes to `keep`."""
         stop = reason = None
@@ -180,7 +183,6 @@ class Simulator:
             text = result.text.strip()
             refused = fault(
                 text, result.finish, talk.messages, talk.plan.intent, rules,
-                check_first=side.backend.first_token == "regenerate",
                 language=expected_language(rules, talk.plan.intent),
             )  # fmt: skip
             if refused is None:
