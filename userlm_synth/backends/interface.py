@@ -152,9 +152,13 @@ def open_backend(
 
         return ScriptedBackend(parsed.target)
     if parsed.kind == "openai":
-        from userlm_synth.backends.openai_api import OpenAIBackend
+        if sdk:
+            from userlm_synth.backends.openai_api import OpenAIBackend
 
-        return OpenAIBackend(parsed.target, parsed.urls, key_env)
+            return OpenAIBackend(parsed.target, parsed.urls, key_env)
+        from userlm_synth.backends.openai_server import OpenAIServer
+
+        return OpenAIServer(parsed.target, parsed.urls, key_env, speaker=speaker, server=server)
     if parsed.kind == "vllm":
         from userlm_synth.backends.vllm_engine import VLLMBackend
 

@@ -7,15 +7,12 @@ none gets a placeholder.
 from __future__ import annotations
 
 import itertools
-import os
-import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from userlm_synth.backends.dialect import Dialect, one_line, read_key
 from userlm_synth.backends.interface import FirstToken, Request, Result, Signals
-from userlm_synth.errors import UserError
-from userlm_synth.progress import say
 
 
 class OpenAIBackend:
@@ -39,9 +36,7 @@ class OpenAIBackend:
     ) -> None:
         import openai
 
-        key = os.environ.get(key_env)
-        if not key and any("api.openai.com" in url for url in urls):
-            raise UserError(f"openai:{model}: set {key_env} to your API key")
+        key = read_key(model, urls, key_env)
         self.model = model
         self.name = f"openai:{model}"
         self.clients = [
@@ -52,8 +47,7 @@ class OpenAIBackend:
         ]
         self.signals = Signals()  # the SDK does not tell
         self.turns = itertools.count()
-        self.limit = "max_tokens"  # what the server calls the most tokens of a reply
-        self.sampling = True  # whether it lets us choose temperature and top_p
+        self.dialect = Dialect(self.name)
 
     def _client(self, session: str) -> Any:
         place = zlib.crc32(session.encode()) if session else next(self.turns)
@@ -75,7 +69,7 @@ class OpenAIBackend:
             try:
                 answer = await client.chat.completions.create(**settings)
             except openai.BadRequestError as error:
-                if self._adapt(error, settings):
+                if self.dialect.learn(str(error), settings):
                     continue
                 return Result(_in_one_line(error, client), "error")
             except openai.OpenAIError as error:
@@ -85,34 +79,16 @@ class OpenAIBackend:
             return _result(answer, str(client.base_url))
 
     def _settings(self, request: Request) -> dict[str, Any]:
-        settings: dict[str, Any] = {
-            "model": self.model,
-            "messages": list(request.messages),
-            self.limit: request.max_tokens,
-            "seed": request.seed % 2**31,
-        }
-        if self.sampling:
-            settings |= {"temperature": request.temperature, "top_p": request.top_p}
-        return settings
-
-    def _adapt(self, error: Exception, sent: dict[str, Any]) -> bool:
-        """Whether another try makes sense: newer models of OpenAI want other settings.
-
-        They take `max_completion_tokens` for `max_tokens`, and no temperature but their own. What
-        was learnt holds for this backend from now on; requests already under way learn it too.
-        """
-        text = str(error)
-        if "max_tokens" in sent and re.search("not supported.*max_completion_tokens", text):
-            self.limit = "max_completion_tokens"
-            return True
-        if "temperature" in sent and re.search(
-            r"unsupported.{0,40}'(temperature|top_p)'", text, re.IGNORECASE
-        ):
-            if self.sampling:
-                say(f"  {self.name}: takes no temperature or top_p; its own are used")
-            self.sampling = False
-            return True
-        return False
+        return self.dialect.settings(
+            {
+                "model": self.model,
+                "messages": list(request.messages),
+                "max_tokens": request.max_tokens,
+                "seed": request.seed % 2**31,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+            }
+        )
 
     async def waiting(self) -> int | None:
         """Not known."""
@@ -129,9 +105,8 @@ def _in_one_line(error: Exception, client: Any) -> str:
     text = " ".join(str(error).split())
     if error.__cause__ is not None and str(error.__cause__):
         text += f" ({error.__cause__})"  # "Connection error." alone helps nobody
-    text = text.replace(client.api_key, "(key)") if client.api_key != "none" else text
-    text = text if len(text) <= 300 else text[:297] + "..."  # a proxy's HTML page
-    return f"{type(error).__name__}: {client.base_url}: {text}"
+    key = client.api_key if client.api_key != "none" else None
+    return f"{type(error).__name__}: {client.base_url}: {one_line(text, key)}"
 
 
 def _result(answer: Any, url: str) -> Result:
