@@ -237,9 +237,7 @@ class Client:
     def no_model(self, replica: Replica, entries: Sequence[dict[str, Any]]) -> UserError:
         """Which models the server has, the first few."""
         names = [entry["id"] for entry in entries]
-        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-        has = ", ".join(names[:LISTED]) + more
-        return self.stop(f"{replica.shown} has no model {self.model!r}; it has: {has}")
+        return self.stop(f"{replica.shown} has no model {self.model!r}; {listed(names)}")
 
     async def _missing(self, replica: Replica, path: str, text: str) -> UserError:
         """404: the model is not there, or the address is not the server's."""
@@ -261,6 +259,17 @@ def model_entries(answer: Any) -> list[dict[str, Any]]:
     entries = answer.get("data") if isinstance(answer, dict) else None
     entries = entries if isinstance(entries, list) else []
     return [one for one in entries if isinstance(one, dict) and isinstance(one.get("id"), str)]
+
+
+def model_names(answer: Any) -> list[str]:
+    """The ids in a list of models."""
+    return [entry["id"] for entry in model_entries(answer)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """`it has: a, b`, the first few."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"it has: {', '.join(names[:LISTED])}{more}"
 
 
 def _loads(raw: bytes) -> Any:
