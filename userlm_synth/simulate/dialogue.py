@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from userlm_synth.backends import Backend, Request, Result
-from userlm_synth.records import Message, Record, stable_hash
+from userlm_synth.records import Message, Record
 from userlm_synth.simulate.guardrails import (
     expected_language,
     fault,
@@ -56,7 +57,8 @@ class Talk:
 
     def seed(self, side: str, attempt: int = 0) -> int:
         """The seed of one utterance: from the dialogue's seed and its place alone."""
-        return int(stable_hash(self.plan.seed, side, len(self.messages), attempt)[:12], 16)
+        place = f"{self.plan.seed} {side} {len(self.messages)} {attempt}"
+        return int.from_bytes(blake2b(place.encode(), digest_size=6).digest(), "big")
 
     @property
     def user_turn(self) -> int:
