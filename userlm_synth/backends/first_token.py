@@ -67,38 +67,35 @@ def _processor() -> type:
     else:
         bases.append(Second)
 
-    def update_state(self: Any, batch_update: Any) -> None:
-        """First runner: rows that wait for their first token, with their growing outputs."""
-        process_dict_updates(self.rows, batch_update, _row)
-        self.rows = {row: kept for row, kept in self.rows.items() if not kept[1]}
+    class FirstToken(*bases):  # type: ignore[misc]
+        def __init__(self, config: Any, states: Any, *_: Any) -> None:
+            self.rows: dict[int, tuple[list[int], list[int]]] = {}
+            self.slots: dict[int, list[int]] = {}
+            self.states = states
 
-    def add_request(self: Any, slot: int, params: Any) -> bool:
-        """Second runner: a request enters a slot."""
-        self.slots[slot] = banned_first(params.extra_args)
-        return bool(self.slots[slot])
+        @classmethod
+        def validate_params(cls, params: Any) -> None:
+            banned_first(params.extra_args)
 
-    def apply(self: Any, logits: torch.Tensor, context: Any = None) -> torch.Tensor:
-        if context is None:
-            ban(logits, {row: ids for row, (ids, _) in self.rows.items()})
-        else:
-            ban(logits, _first_rows(self.slots, self.states, context))
-        return logits
+        def is_argmax_invariant(self) -> bool:
+            return False
 
-    def start(self: Any, config: Any, second: Any, *_: Any) -> None:
-        self.rows, self.slots, self.states = {}, {}, second
+        def update_state(self, batch_update: Any) -> None:  # first runner: before each step
+            process_dict_updates(self.rows, batch_update, _row)
+            self.rows = {row: kept for row, kept in self.rows.items() if not kept[1]}
 
-    return type(
-        "FirstToken",
-        tuple(bases),
-        {
-            "__init__": start,
-            "validate_params": classmethod(lambda _, params: banned_first(params.extra_args)),
-            "is_argmax_invariant": lambda self: False,
-            "update_state": update_state,
-            "add_request": add_request,
-            "apply": apply,
-        },
-    )
+        def add_request(self, slot: int, params: Any) -> bool:  # second runner
+            self.slots[slot] = banned_first(params.extra_args)
+            return bool(self.slots[slot])
+
+        def apply(self, logits: torch.Tensor, context: Any = None) -> torch.Tensor:
+            if context is None:
+                ban(logits, {row: ids for row, (ids, _) in self.rows.items()})
+            else:
+                ban(logits, _first_rows(self.slots, self.states, context))
+            return logits
+
+    return FirstToken
 
 
 def _row(params: Any, _: list[int] | None, output: list[int]) -> tuple[list[int], list[int]] | None:
