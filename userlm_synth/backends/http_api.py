@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds between two tries; doubled each time, with jitter
+LOOK = 30.0  # seconds for a server's list of models
 LONGEST_ASKED = 600.0  # seconds of a Retry-After that are waited for
 START_WAITS = (0.25, 0.5, 1.0, 2.0)  # seconds between looks for a server that is not there yet
 PASSING = {408, 409, 425, 429}  # and 5xx
@@ -87,7 +88,7 @@ class Client:
         `read` raises `Malformed` for an answer that is none. Raises `Refused`, `Failed`, and
         `UserError` for what no other request would escape.
         """
-        payload = orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)
+        payload = orjson.dumps(body)
         client = self.session
         trouble = Trouble("")
         for attempt in range(self.server.retries + 1):
@@ -95,8 +96,6 @@ class Client:
                 await self._pause(attempt, trouble)
             if self.stopped:
                 raise UserError(str(self.stopped))
-            if self.closed:
-                raise asyncio.CancelledError  # whoever closes wants no answer
             replica = self.replicas.pick(session)
             replica.open += 1
             try:
@@ -115,14 +114,24 @@ class Client:
                 replica.open -= 1
         raise self._exhausted(trouble)
 
+    async def probe(self, replica: Replica, path: str, body: Any = None) -> tuple[int, Any]:
+        """As `ask`; (0, None) where nothing came back."""
+        try:
+            return await self.ask(replica, path, body)
+        except self.errors:
+            return 0, None
+
     async def ask(self, replica: Replica, path: str, body: Any = None) -> tuple[int, Any]:
-        """(status, answer) of one request to one replica, outside of all sessions; no retries."""
-        url, options = replica.urls[path], {"proxy": replica.proxy, "allow_redirects": False}
-        client = self.session
-        request = client.get(url, **options) if body is None else client.post(
-            url, data=orjson.dumps(body), **options
-        )  # fmt: skip
-        async with request as response:
+        """(status, answer) of one request to one replica, outside of all sessions, tried once.
+        Raises one of `errors` where nothing came back."""
+        sending = self.session.request(
+            "GET" if body is None else "POST",
+            replica.urls[path],
+            data=None if body is None else orjson.dumps(body),
+            proxy=replica.proxy,
+            allow_redirects=False,
+        )
+        async with sending as response:
             raw = await response.read()
         return response.status, _loads(raw)
 
@@ -131,7 +140,7 @@ class Client:
         that is not there yet, then raises `UserError`."""
         for wait in (*START_WAITS, None):
             try:
-                status, answer = await self.ask(replica, "/models")
+                status, answer = await asyncio.wait_for(self.ask(replica, "/models"), LOOK)
                 break
             except self.errors as error:
                 if wait is None:
@@ -155,7 +164,7 @@ class Client:
     async def token_id(self, replica: Replica, text: str) -> int | None:
         """The id of a text that is one token, by vLLM's /tokenize; None otherwise."""
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
-        status, answer = await self.ask(replica, "/tokenize", body)
+        status, answer = await self.probe(replica, "/tokenize", body)
         ids = answer.get("tokens") if status == 200 and isinstance(answer, dict) else None
         return ids[0] if isinstance(ids, list) and len(ids) == 1 else None
 
@@ -208,6 +217,8 @@ class Client:
         return Trouble(f"{replica.shown}: {_words(error)}", 0.0 if moves else None, unconnected)
 
     async def _pause(self, attempt: int, trouble: Trouble) -> None:
+        if self.closed:
+            raise asyncio.CancelledError  # whoever closes wants no answer
         self.signals.retries += 1
         if trouble.wait is None:
             wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
@@ -241,10 +252,7 @@ class Client:
 
     async def _missing(self, replica: Replica, path: str, text: str) -> UserError:
         """404: the model is not there, or the address is not the server's."""
-        try:
-            _, answer = await self.ask(replica, "/models")
-        except self.errors:
-            answer = None
+        _, answer = await self.probe(replica, "/models")
         entries = model_entries(answer)
         if entries and all(entry["id"] != self.model for entry in entries):
             return self.no_model(replica, entries)

@@ -46,7 +46,9 @@ PLAIN_SAMPLING = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-MOST_LOGPROBS = {CHAT: 20, COMPLETIONS: 5}  # of a token, in OpenAI's API
+MOST_LOGPROBS = 20  # of a token, in OpenAI's chat API and in vLLM
+OLD_LOGPROBS = 5  # in OpenAI's completions
+NO_SUCH_PLACE = {400, 404, 405, 422, 501}
 QUEUED = re.compile(rb"^vllm:num_requests_waiting(?:{[^}]*})? (\S+)", re.MULTILINE)
 
 
@@ -120,7 +122,7 @@ class OpenAIServer:
         """Whether a server takes a model that it does not list, as an alias."""
         messages = [{"role": "user", "content": "Hi"}]
         body = self.dialect.settings({**self.fixed, "messages": messages, "max_tokens": 1})
-        status, answer = await self.client.ask(replica, CHAT, body)
+        status, answer = await self.client.probe(replica, CHAT, body)
         named = "model" in complaint(answer).lower()
         return not (status == 404 or (status in (400, 422) and named))
 
@@ -173,13 +175,13 @@ class OpenAIServer:
     async def _completes(self, replicas: Sequence[Replica]) -> bool:
         """Whether every server has completions and takes token ids there."""
         body = {"model": self.model, "prompt": self._any_prompt(), "max_tokens": 1}
-        statuses = [(await self.client.ask(one, COMPLETIONS, body))[0] for one in replicas]
-        return all(status == 200 for status in statuses)
+        statuses = [(await self.client.probe(one, COMPLETIONS, body))[0] for one in replicas]
+        return not NO_SUCH_PLACE & set(statuses)
 
     async def _filters(self, replica: Replica) -> bool:
         """Whether a vLLM has our logits processor, which refuses what is no list of ids."""
         body = {**self.fixed, "prompt": self._any_prompt(), "max_tokens": 1, "vllm_xargs": PROBE}
-        status, answer = await self.client.ask(replica, COMPLETIONS, body)
+        status, answer = await self.client.probe(replica, COMPLETIONS, body)
         return status == 400 and FIELD in complaint(answer)
 
     def _any_prompt(self) -> list[int]:
@@ -263,7 +265,9 @@ class OpenAIServer:
         assert self.form
         ids = [*first.token_ids, *second.token_ids]
         return Result(
-            text=self.form.tokenizer.decode(ids, skip_special_tokens=False),
+            text=self.form.tokenizer.decode(
+                ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            ),
             finish=second.finish,
             token_ids=ids,
             prompt_tokens=first.prompt_tokens + second.prompt_tokens,
@@ -305,9 +309,10 @@ class OpenAIServer:
         if request.end_id is None and self.form is not None:
             return
         chat = self.path == CHAT
-        body["logprobs"] = True if chat else MOST_LOGPROBS[self.path]
         if chat:
-            body["top_logprobs"] = MOST_LOGPROBS[self.path]
+            body |= {"logprobs": True, "top_logprobs": MOST_LOGPROBS}
+        else:
+            body["logprobs"] = MOST_LOGPROBS if self.vllm else OLD_LOGPROBS
         if self.vllm and self.end_id is not None:  # instead of the most likely ones
             body["logprob_token_ids"] = [self.end_id]
             body["return_tokens_as_token_ids"] = self.form is not None

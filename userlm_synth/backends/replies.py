@@ -34,17 +34,19 @@ class Reader:
         try:
             choice = answer["choices"][0]
             text = choice["message"]["content"] if self.chat else choice["text"]
-            reason, ids = choice.get("finish_reason"), choice.get("token_ids") or ()
+            reason, ids = choice.get("finish_reason"), choice.get("token_ids")
         except (TypeError, LookupError, AttributeError):
             said = complaint(answer)
             raise Malformed(f"the answer holds no reply{f' ({said})' if said else ''}") from None
+        ids = ids if isinstance(ids, list) else []
         if not (isinstance(text, str) or (text is None and self.chat)):
             raise Malformed("the answer holds no text")
         if reason in ("abort", "error"):  # vLLM, when it shuts down
             raise Malformed(f"the server broke the reply off ({reason})")
         text, finish = self._finish(request, text or "", reason, choice, ids)
-        counts = answer.get("usage") or {}
-        kept = ids if finish == "length" else ids[: len(ids) - 1] if self._closed(ids) else ids
+        counts = answer.get("usage")
+        counts = counts if isinstance(counts, dict) else {}
+        kept = ids[:-1] if ids and finish != "length" and self._stops(ids[-1]) else ids
         return Result(
             text=text,
             finish=finish,
@@ -55,8 +57,8 @@ class Reader:
             end_probability=self._end_probability(choice),
         )
 
-    def _closed(self, ids: Sequence[int]) -> bool:
-        return bool(ids) and self.form is not None and ids[-1] in self.form.stop_ids
+    def _stops(self, token: int) -> bool:
+        return token == self.end_id or (self.form is not None and token == self.form.turn_end_id)
 
     def _finish(
         self, request: Request, text: str, reason: Any, choice: Any, ids: Sequence[int]
