@@ -76,9 +76,13 @@ def turns_in(out: Path) -> list[int]:
     """How many turns each dialogue in the folder has."""
     found = []
     for path in out.rglob("*.json*"):
-        for text in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+        for text in (
+            path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        ):
             one = json.loads(text)
-            found.append(len(one["turns"] if "turns" in one else one["metadata"]["rollout_results"][0]))
+            found.append(
+                len(one["turns"] if "turns" in one else one["metadata"]["rollout_results"][0])
+            )
     return found
 
 
