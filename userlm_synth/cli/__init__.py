@@ -12,9 +12,11 @@ from userlm_synth import __version__
 from userlm_synth.cli.chat import chat
 from userlm_synth.cli.conversations import intents, prepare
 from userlm_synth.cli.dialogues import generate, report, run, validate
+from userlm_synth.cli.doctor import doctor
 from userlm_synth.cli.models import evaluate, flip, merge, train
 from userlm_synth.cli.program import Program
 from userlm_synth.cli.recipes import recipes
+from userlm_synth.cli.serving import serve
 
 __all__ = ["main"]
 
@@ -33,6 +35,7 @@ def main(verbose: bool) -> None:
 
 # in the order of the flow, as `--help` lists them
 for command in (
-    run, prepare, intents, flip, train, merge, evaluate, generate, chat, validate, report, recipes,
+    run, prepare, intents, flip, train, merge, evaluate, generate, serve, chat, validate,
+    report, doctor, recipes,
 ):  # fmt: skip
     main.add_command(command)
