@@ -46,7 +46,7 @@ def _a_word(patient: Patient, plain: Answer) -> int:
     if patient.form is None:
         return 100
     said = plain.ids or patient.form.tokenizer.encode(plain.text, add_special_tokens=False)
-    words = patient.form.tokenizer.encode("zebra quick", add_special_tokens=False)
+    words: list[int] = patient.form.tokenizer.encode("zebra quick", add_special_tokens=False)
     return next((one for one in words if one not in said), words[0])
 
 

@@ -89,8 +89,10 @@ def _long(patient: Patient, tokens: int) -> tuple[Ask, int]:
         return Ask([{"role": "user", "content": " hello" * tokens}], max_tokens=1), tokens
 
     def asked(words: int) -> Ask:
-        turn: Message = {"role": "user", "content": "a b " * words}
-        return Ask([turn, {"role": "assistant", "content": "?"}][: 2 - (patient.role != "user")])
+        turns: list[Message] = [{"role": "user", "content": "a b " * words}]
+        if patient.role == "user":
+            turns.append({"role": "assistant", "content": "?"})
+        return Ask(turns)
 
     def size(words: int) -> int:
         return len(form.prompt(asked(words).messages)) if form else 0
@@ -113,7 +115,7 @@ async def special_tokens(patient: Patient) -> Finding:
     found = [mark for mark in marks if await _read_as_token(patient, mark)]
     if not found:
         return ok("a control token's name in a person's text stays text")
-    said = f"{found[0]} in a person's text is read as the token itself"
+    said = f"in a person's text {' and '.join(found)} would be read as the token itself"
     if patient.role == "assistant":
         return ok(f"{said}; generate keeps such names out (guardrails.control_tokens)")
     ids = "" if patient.form else ", or send token ids: --tokenizer PATH"
