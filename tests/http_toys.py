@@ -48,6 +48,7 @@ class Toy:
         self.headers: list[Any] = []
         self.gate = asyncio.Event()
         self.url = ""
+        self.looks = 0  # at the figures
 
     @property
     def bodies(self) -> list[Record]:
@@ -85,6 +86,7 @@ class Toy:
 
     async def get_metrics(self, _: web.Request) -> web.Response:
         """vLLM's page of figures."""
+        self.looks += 1
         return web.Response(text=self.metrics, status=404 if self.metrics is None else 200)
 
     async def begin(self) -> web.AppRunner:

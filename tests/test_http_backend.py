@@ -527,7 +527,9 @@ def waiting(*servers: Toy | str) -> int | None:
     async def run() -> int | None:
         backend = opened(*servers)
         try:
-            return await backend.waiting()
+            first = await backend.waiting()
+            assert await backend.waiting() == first
+            return first
         finally:
             await backend.close()
 
@@ -543,4 +545,5 @@ def test_queued_requests_are_summed_over_engines_and_servers() -> None:
 def test_a_server_without_figures_tells_no_queue() -> None:
     with toy(chat("a")) as one, toy(chat("b"), metrics="llamacpp:requests 3\n") as two:
         assert waiting(one, two) is None
+        assert (one.looks, two.looks) == (1, 1)  # nor is it asked again
         assert waiting(GONE) is None

@@ -151,15 +151,15 @@ class Client:
         return answer if status == 200 else None
 
     async def metrics(self, replica: Replica) -> bytes | None:
-        """The server's /metrics; None where it has none or does not answer."""
-        client = self.session
+        """The server's /metrics, "" where it has none; None where it does not answer."""
         try:
-            async with client.get(
+            async with self.session.get(
                 replica.urls["/metrics"], proxy=replica.proxy, allow_redirects=False
             ) as response:
-                return await response.read() if response.status == 200 else None
+                page = await response.read()
         except self.errors:
             return None
+        return page if response.status == 200 else b"" if response.status == 404 else None
 
     async def token_id(self, replica: Replica, text: str) -> int | None:
         """The id of a text that is one token, by vLLM's /tokenize; None otherwise."""
