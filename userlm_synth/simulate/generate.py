@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from userlm_synth.errors import UserError
 from userlm_synth.money import Bill
@@ -17,6 +18,9 @@ from userlm_synth.simulate.plan import Plan, Planned
 from userlm_synth.simulate.sides import Job, open_sides
 from userlm_synth.simulate.store import Store, open_store
 from userlm_synth.simulate.turns import compare_turns, read_turn_counts, turns_table
+
+if TYPE_CHECKING:
+    from userlm_synth.recipe import Generate
 
 AT_ONCE = 1000  # dialogues that are looked up in the store together
 
@@ -43,9 +47,9 @@ async def _generate(job: Job, plan: Plan, estimate: int | None, ask: Ask) -> Rec
                 first = min(max(estimate, store.count()), total)
                 await holding.hold(missing(plan, store, first), first)
                 if first < total and not ask(holding.estimate(total)):
-                    return summary(holding)
+                    return summary(store, holding.bill, job.settings)
             await holding.hold(missing(plan, store, total), total)
-            return summary(holding)
+            return summary(store, holding.bill, job.settings)
 
 
 @asynccontextmanager
@@ -97,9 +101,8 @@ def at_places(plan: Plan, store: Store, places: Iterable[int]) -> Iterator[Plann
             yield planned
 
 
-def summary(holding: Holding) -> Record:
+def summary(store: Store, bill: Bill, settings: Generate) -> Record:
     """Counts by outcome, what was sampled again, tokens, cost, and turns beside people's."""
-    store, bill, settings = holding.store, holding.bill, holding.sides.job.settings
     made: Record = {
         "accepted": store.count(rejected=False),
         "rejected": store.tally("substr(reason, 1, instr(reason || ':', ':') - 1)", rejected=True),

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from userlm_synth.errors import UserError
@@ -21,6 +21,8 @@ from userlm_synth.simulate.window import Window
 
 GRACE = 10.0  # seconds that turns under way get after an error that stops the run
 
+Todo = Iterable[Planned] | AsyncIterable[Planned]
+
 
 class Holding:
     """One run over one folder. `hold` may be called several times."""
@@ -34,7 +36,7 @@ class Holding:
         self.rejected = self.tokens = self.held = 0
         self.seconds = 0.0
 
-    async def hold(self, todo: Iterable[Planned], total: int) -> None:
+    async def hold(self, todo: Todo, total: int) -> None:
         """Hold some dialogues; returns when all are on the disk.
 
         Raises what stopped the run, once the turns under way are kept.
@@ -46,7 +48,7 @@ class Holding:
         size, adapt = self.settings.concurrency, self.settings.adapt
         with (
             Progress("dialogues", total, "dialogues", done) as self.progress,
-            self._interruptible(),
+            interruptible(self._interrupt),
         ):
             async with Window(size, self.sides.backends, adapt) as self.window:
                 await self._all(todo, begun)
@@ -55,11 +57,11 @@ class Holding:
         if self.interrupted:
             raise KeyboardInterrupt
         if self.failure:
-            raise self._explained(self.failure, total) from self.failure
+            raise explained(self.failure, self._forecast(total)) from self.failure
 
-    async def _all(self, todo: Iterable[Planned], begun: dict[str, list[Record]]) -> None:
+    async def _all(self, todo: Todo, begun: dict[str, list[Record]]) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
-        for planned in todo:
+        async for planned in _each(todo):
             await self.window.enter()
             if self.simulator.stopping:
                 self.window.leave()
@@ -119,34 +121,11 @@ class Holding:
             task.cancel()
 
     def _interrupt(self) -> None:
+        """After the turns under way; the second time at once."""
         if self.interrupted:
             self._abandon()
         self.interrupted = self.simulator.stopping = True
         self.progress.say("stopping after the turns under way; once more stops at once")
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM stop after the turns under way, the second time at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupt)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-    def _explained(self, error: Exception, total: int) -> Exception:
-        """What stopped the run, how far it is, and how to go on, in one line."""
-        if not isinstance(error, (BudgetUsedUp, UserError)):
-            return error
-        text = f"{error} ({self.store.count():,} of {total:,} dialogues are done and kept"
-        if any(self.bill.spent.values()):
-            text += f"; {self._forecast(total).line}"
-        return UserError(f"{text}; the same command goes on from there)")
 
     # ---- money -------------------------------------------------------------------------------
 
@@ -167,3 +146,40 @@ class Holding:
             self.seconds * len(usages) / self.held if self.held else None,
             job.settings.concurrency,
         ).line  # fmt: skip
+
+
+async def _each(todo: Todo) -> AsyncIterator[Planned]:
+    if isinstance(todo, AsyncIterable):
+        async for planned in todo:
+            yield planned
+        return
+    for planned in todo:
+        yield planned
+
+
+@contextmanager
+def interruptible(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call `interrupt`, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in former:
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+def explained(error: Exception, forecast: Forecast) -> Exception:
+    """What stopped the run, how far it is, and how to go on, in one line."""
+    if not isinstance(error, (BudgetUsedUp, UserError)):
+        return error
+    text = f"{error} ({forecast.done:,} of {forecast.total:,} dialogues are done and kept"
+    if any(forecast.spent.values()):
+        text += f"; {forecast.line}"
+    return UserError(f"{text}; the same command goes on from there)")
