@@ -13,6 +13,7 @@ import click
 
 from userlm_synth.cli.program import FILE, as_overrides
 from userlm_synth.errors import UserError
+from userlm_synth.records import INTENT_OPENING
 
 if TYPE_CHECKING:
     from userlm_synth.backends import Result
@@ -43,9 +44,13 @@ def chat(
 ) -> None:
     """Talk with a user LM: it opens, you play its assistant, until it leaves.
 
-    MODEL is any SPEC of a user LM: a folder such as runs/quickstart/user_lm, a Hub id,
-    openai:MODEL@URL. Beside each turn stands the model's probability of leaving at that point.
-    Sampling is set as for generate: generate.temperature=0.7 generate.top_p=1
+    \b
+    userlm-synth chat runs/quickstart/user_lm --save chats.jsonl \\
+      --intent "You are a user chatting with an assistant language model to order a small latte."
+
+    MODEL is any SPEC of a user LM: a run's folder, a Hub id, openai:MODEL@URL. Beside each turn
+    stands the model's probability of leaving at that point. Settings are those of generate:
+    generate.temperature=0.7, generate.max_tokens=40, generate.server.tokenizer=PATH
     """
     from userlm_synth.backends import open_backend
     from userlm_synth.recipe import Generate, build_recipe
@@ -68,7 +73,6 @@ class Terminal:
 
     def __init__(self, chat: Chat, file: Path | None) -> None:
         self.chat, self.file = chat, file
-        self.saved: int | None = None  # turns that the file has
         self.interactive = sys.stdin.isatty()
         # not asyncio.run: it would keep Ctrl-C from a person who is being waited for
         self.loop = asyncio.new_event_loop()
@@ -83,6 +87,8 @@ class Terminal:
         try:
             self.loop.run_until_complete(self.chat.user.start())
             click.echo(f"{self.chat.user.name}, seed {self.chat.seed}")
+            if not self.chat.intent.startswith(INTENT_OPENING):
+                click.echo(f"Intents that user LMs know begin:\n  {INTENT_OPENING} ...")
             click.echo("You play the assistant; /help lists what else you can type.\n")
             self.user_turn()
             while self.chat.stop is None and self.step(self.read()):

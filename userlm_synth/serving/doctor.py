@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from userlm_synth.backends import Spec, parse_spec
 from userlm_synth.errors import UserError
+from userlm_synth.progress import Progress
 from userlm_synth.records import Record
 from userlm_synth.serving.findings import Finding, skip
 from userlm_synth.serving.patients import InProcess, Patient, Role
@@ -95,7 +96,11 @@ async def _examine(spec: str, role: Role, tokenizer: str | None, key_env: str) -
         raise UserError("--tokenizer: a script has none")
     patient = await admit(spec, parsed, role, tokenizer, key_env)
     try:
-        findings = {name: await _probe(patient, name) for name in PROBES}
+        findings: dict[str, Finding] = {}
+        with Progress("doctor", len(PROBES), "probes", pace=False) as progress:
+            for name in PROBES:
+                findings[name] = await _probe(patient, name)
+                progress.step()
     finally:
         await patient.close()
     return Diagnosis(about + _how(patient, len(parsed.urls)), role, findings)

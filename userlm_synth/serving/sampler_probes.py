@@ -116,7 +116,7 @@ async def concurrency(patient: Patient) -> Finding:
         return ok(said)
     mend = "Serve with continuous batching (vLLM), or let more run at once (--max-num-seqs)."
     if patient.kind == "process":
-        mend = "A GPU gains more from batches; on a CPU serve the model with vLLM."
+        mend = "Nothing to set: a larger model, or a GPU, gains more from batches."
     return Finding("warning", said, mend)
 
 
