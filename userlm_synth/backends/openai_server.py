@@ -88,6 +88,13 @@ class OpenAIServer:
 
     async def start(self) -> None:
         """Look at each server: is it there, has it the model, and what can it do."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self) -> None:
         found: list[tuple[Replica, dict[str, Any] | None]] = []
         absent: list[UserError] = []
         for look in asyncio.as_completed([self._look(one) for one in self.client.replicas.all]):
@@ -97,8 +104,8 @@ class OpenAIServer:
                 absent.append(error)
         if absent and (self.client.stopped or not found):
             raise self.client.stopped or absent[0]
-        for error in absent:
-            say(f"  {error}; the others go on")
+        for one in absent:
+            say(f"  {one}; the others go on")
         entries = [entry for _, entry in found if entry is not None]
         self.vllm = len(entries) == len(found) and all(map(_is_vllm, entries))
         sizes = [entry.get("max_model_len") for entry in entries]
