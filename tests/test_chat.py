@@ -278,12 +278,13 @@ def test_a_last_line_without_its_newline_is_not_joined(tmp_path: Path) -> None:
 
 def test_chats_that_save_to_one_file_at_once_lose_nothing(tmp_path: Path) -> None:
     file = tmp_path / "chats.jsonl"
-    threads = [threading.Thread(target=save, args=(dialogue(n), file)) for n in range(16)]
+    threads = [threading.Thread(target=save, args=(dialogue(n), file)) for n in range(40)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(read_records(file, "dialogue")) == 16
+    assert len(read_records(file, "dialogue")) == 40
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("text", ["# notes\n", "[1, 2]\n", '{"id": 1}\n{"tor'])

@@ -168,7 +168,11 @@ def save(record: Record, path: Path) -> None:
     line = to_line(check(record, "dialogue", str(path))).encode()
     refuse_other_files(path)
     with _alone(path):
-        write_bytes(path, [*_others(path, record["id"]), line])
+        # by way of a name of our own: `write_bytes` clears its part away after the file is there,
+        # when the next chat, which locks the new file, may have begun to write
+        part = path.with_name(f".{record['id']}.{path.name}")
+        write_bytes(part, [*_others(path, record["id"]), line])
+        part.replace(path)
 
 
 def refuse_other_files(path: Path) -> None:
