@@ -49,13 +49,21 @@ def test_growth_that_brought_no_more_answers_is_taken_back_and_not_tried_at_once
     assert made.limit == 128
 
 
-def test_a_refusal_makes_it_smaller_at_once() -> None:
+def test_many_refusals_make_it_smaller_at_once() -> None:
     made = window(100, live=50)
-    made.look(rate=9.0, waiting=0, throttled=1)
+    made.look(rate=9.0, waiting=0, throttled=3)
     assert made.limit == 35
     made.live = 35
-    made.look(rate=9.0, waiting=0, throttled=1)  # no further refusal
+    made.look(rate=9.0, waiting=0, throttled=3)  # no further refusal
     assert made.limit == 35
+
+
+def test_a_server_that_refuses_a_few_of_any_number_keeps_the_window_it_has() -> None:
+    made = window(100, live=50)
+    before = made.limit
+    for refusals in range(15, 150, 15):
+        made.look(rate=100.0, waiting=0, throttled=refusals)
+    assert made.limit == before
 
 
 def test_requests_that_wait_twice_are_as_many_dialogues_too_many() -> None:

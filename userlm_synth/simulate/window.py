@@ -16,7 +16,8 @@ from userlm_synth.backends import Backend
 
 FIRST = 64  # live dialogues to begin with, where more are allowed
 EVERY = 1.0  # seconds between two looks at the servers
-FEWER = 0.7  # of the live ones, after a refusal
+FEWER = 0.7  # of the live ones, after refusals
+REFUSED = 0.2  # refusals an answer that are too many; some servers refuse a few of any number
 WORTH = 0.25  # of a growth's share that the rate has to grow by
 PATIENCE = 30  # looks before a growth that brought nothing is tried again
 
@@ -72,7 +73,8 @@ class Window:
 
     def look(self, rate: float, waiting: int, throttled: int) -> None:
         """Adjust to answers a second, requests that wait, and refusals so far."""
-        refused, self.throttled = throttled > self.throttled, throttled
+        refused = throttled - self.throttled > REFUSED * rate * EVERY
+        self.throttled = throttled
         self.queued = self.queued + 1 if waiting else 0
         self.rest = max(self.rest - 1, 0)
         full = self.live >= self.limit
