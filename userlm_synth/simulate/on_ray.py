@@ -12,7 +12,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ async def _generate(job: Job, plan: Plan) -> Record:
             settings = await crew.first_settings()
             with (
                 open_store(job.out, settings) as store,
-                Till(job.out / "bill.json", job.budgets) as till,
+                closing(Till(job.out / "bill.json", job.budgets)) as till,
                 exported(store),
             ):
                 await crew.hold(store, till)
