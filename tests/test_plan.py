@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from userlm_synth.errors import Problems, UserError
 from userlm_synth.recipe import Generate, Slice, build_recipe
-from userlm_synth.records import Record
+from userlm_synth.records import Record, file_problems
 from userlm_synth.simulate.intents_file import MAX_FAULTS, IntentsFile, PersonasFile
 from userlm_synth.simulate.plan import Plan, Planned
 from userlm_synth.simulate.turns import (
@@ -229,6 +229,7 @@ def test_faults_of_a_personas_file_are_listed_with_their_lines(
         "p.jsonl:5: (record): unknown 'weigth' (extra fields go under 'metadata')",
         'p.jsonl:6: id: "" should be non-empty',
     ]
+    assert file_problems(write_jsonl(path, PEOPLE)) == (4, []), "validate knows such a file"
     write_jsonl(path, [PEOPLE[0], PEOPLE[0]])
     with pytest.raises(Problems, match=r"p\.jsonl:2: id: 'p0' is on line 1 too"):
         PersonasFile(path)

@@ -208,6 +208,8 @@ def guess_schema(record: Any, name: str = "") -> str:
     }.items():
         if marks <= keys:
             return schema
+    if "persona" in keys and keys <= {"id", "persona", "weight", "metadata"}:
+        return "persona"
     return "intent" if "intent" in keys else "conversation"
 
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from userlm_synth.backends.interface import Backend, FirstToken, Request, Result, Signals
-from userlm_synth.records import END_TOKEN, Message
+from userlm_synth.records import END_TOKEN, Message, Role
 
 if TYPE_CHECKING:
     from userlm_synth.user_lm import ChatFormat
@@ -149,7 +149,7 @@ def told_to(messages: Sequence[Message], *, may_end: bool) -> list[Message]:
         {"role": "user", "content": FIRST},
     ]
     for turn in turns:
-        role = "assistant" if turn["role"] == "user" else "user"
+        role: Role = "assistant" if turn["role"] == "user" else "user"
         told.append({"role": role, "content": turn["content"]})
     if turns:
         note = NEXT if may_end else GO_ON
