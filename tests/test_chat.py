@@ -208,6 +208,16 @@ def test_undo_takes_a_reply_and_its_answer_back(script: Callable[..., str], tmp_
     assert (record["stop_reason"], record["metadata"]["left"]) == ("max_turns", "assistant")
 
 
+def test_after_undo_the_probabilities_are_those_of_what_is_left(user_lm: Backend) -> None:
+    chat = make(user_lm, max_tokens=8)
+    ask(chat)
+    before = chat.record()["end_probabilities"]
+    chat.answer("ok")
+    ask(chat)
+    assert chat.undo()
+    assert chat.record()["end_probabilities"] == before
+
+
 def test_lines_joined_by_a_backslash_are_one_reply(
     script: Callable[..., str], tmp_path: Path
 ) -> None:

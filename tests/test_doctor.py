@@ -140,6 +140,7 @@ PLANTED: dict[str, tuple[dict[str, str], list[str]]] = {
     "busy": ({"concurrency": "broken"}, ["generate.concurrency=1"]),
     "no_completions": ({"special tokens": "warning"}, []),
     "no_chat": ({}, []),
+    "no_eos": ({}, []),  # each request names its stop ids
 }
 
 

@@ -26,7 +26,8 @@ FAULTS = (
     "assistant_template",  # the chat endpoint opens an assistant turn
     "other_template",  # a turn's end is written otherwise
     "stripped",  # no token ids, no stop reason, and the end token is no text
-    "no_stops",  # stop ids are ignored
+    "no_stops",  # stop ids are ignored, the model's own too
+    "no_eos",  # stops at the ids of a request alone
     "no_bias",  # logit_bias is ignored
     "no_seed",
     "no_logprobs",
@@ -141,7 +142,7 @@ class ToyServer:
         draw = random.Random(None if "no_seed" in self.faults else body.get("seed"))
         bias = {} if "no_bias" in self.faults else body.get("logit_bias") or {}
         stops = set() if "no_stops" in self.faults else set(body.get("stop_token_ids") or ())
-        if not self.faults & {"no_stops"}:
+        if not self.faults & {"no_stops", "no_eos"}:
             stops |= set(self.model.config.eos_token_id)
         allowed = body.get("allowed_token_ids") if "no_bias" not in self.faults else None
         ids: list[int] = []

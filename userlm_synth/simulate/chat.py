@@ -145,7 +145,7 @@ class Chat:
             "language": None,
             "intent": self.intent,
             "persona": self.persona,
-            "messages": self.messages,
+            "messages": list(self.messages),
             "metadata": {"made_by": "chat", **({} if self.stop else {"left": "assistant"})},
             "intent_id": f"intent-{stable_hash(self.intent)[:12]}",
             "seed": self.seed,
@@ -153,7 +153,7 @@ class Chat:
             "user_model": self.user.name,
             "assistant_model": "human",
             "guardrails": {"asked_again": self.left_out} if self.left_out else {},
-            "end_probabilities": self.end_probabilities,
+            "end_probabilities": list(self.end_probabilities),
             "usage": {"user": {**none, **self.usage}, "assistant": none},
             "recipe_hash": self.recipe_hash,
         }
