@@ -39,7 +39,7 @@ from userlm_synth.intents.replies import list_fault, parse_intents
 from userlm_synth.intents.synthesize import BARREN
 from userlm_synth.recipe import Intents
 from userlm_synth.records import INTENT_OPENING, Record, read_records, to_line
-from userlm_synth.simulate import read_intents
+from userlm_synth.simulate.intents_file import IntentsFile
 
 TOPIC = re.compile(r"<subject>\nDomain: (.*)\nTopic: (.*)\n")
 PERSON = re.compile(r"<person>\n(.*)\n</person>")
@@ -112,7 +112,7 @@ def test_as_many_as_asked_for_none_like_another_and_generate_takes_them(tmp_path
     work = Work(tmp_path)
     with serving(writer) as server:
         coverage = work(server, 100)
-    records = read_intents(work.out)
+    records = list(IntentsFile(work.out))
     assert len(records) == coverage["kept"] == 100
     assert len({record["id"] for record in records}) == 100
     goals = [content_words(one["intent"].removeprefix(INTENT_OPENING)) for one in records]

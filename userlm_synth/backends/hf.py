@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,6 +35,8 @@ class HFBackend:
         import torch
         from transformers import GenerationConfig
 
+        # Of newer versions of transformers, which call it `cache`; older ones know no other name.
+        warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
         self.tokenizer, model, self.name = open_checkpoint(target)
         self.form = ChatFormat.probe(self.tokenizer, "user" if speaker == "user" else "assistant")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
