@@ -206,6 +206,7 @@ def faults(options: Namespace) -> dict[str, Any]:
         came = endure(ordeal, Path(folder), say=True)
     met = ", ".join(f"{count:,} {name}" for name, count in came.faults.items())
     bound = len(came.kills) * ordeal.in_flight
+    after_kills = came.paid_twice - came.timed_out - came.without_a_kill
     rows = [
         ("dialogues, distinct and whole", f"{num:,} of {num:,}"),
         ("`userlm-synth validate`", came.valid),
@@ -215,12 +216,13 @@ def faults(options: Namespace) -> dict[str, Any]:
         ("faults met", met),
         ("stored turns lost", came.lost),
         ("requests sent again that were answered and stored", came.stored_asked_again),
-        ("requests answered again after a kill", f"{came.paid_twice:,} (at most {bound:,})"),
-        ("requests answered again without a kill between", came.without_a_kill),
+        ("requests answered again after a kill", f"{after_kills:,} (at most {bound:,})"),
+        ("requests answered again after the client's timeout", came.timed_out),
+        ("requests answered again without either", came.without_a_kill),
         ("seconds in all", f"{came.seconds:,.0f}"),
     ]
     print(table(("faults and kills", ""), rows) + "\n")
-    good = came.passed and came.same_as_calm == num and came.paid_twice <= bound
+    good = came.passed and came.same_as_calm == num and after_kills <= bound
     print(f"{verdict(good)}: nothing lost, doubled, or asked again that was stored\n")
     return asdict(came)
 

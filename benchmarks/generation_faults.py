@@ -67,7 +67,8 @@ class Endured:
     lost: int = 0  # of those, that a later look at the store did not find
     stored_asked_again: int = 0
     paid_twice: int = 0  # answers to requests that had been answered before
-    without_a_kill: int = 0  # of those, with no kill between the two answers
+    timed_out: int = 0  # of those, no kill between: the client had waited for its timeout
+    without_a_kill: int = 0  # of those, neither
     same_as_calm: int = 0  # dialogues that are the same as without faults and kills
     valid: str = ""  # what `userlm-synth validate` says
 
@@ -200,9 +201,11 @@ def judge(log: Iterable[Any], held: dict[str, float], timeout: float, result: En
         if answered is not None and answered - at < timeout:
             answers[name].append((at, answered))
     for times in answers.values():
-        for (_, before), (after, _) in pairwise(times):
+        for (asked, before), (after, _) in pairwise(times):
             result.paid_twice += 1
-            result.without_a_kill += not any(before <= kill <= after for kill in result.kills)
+            if not any(before <= kill <= after for kill in result.kills):
+                result.timed_out += after - asked >= timeout  # on a busy machine it reads late
+                result.without_a_kill += after - asked < timeout
 
 
 def validate(out: Path, folder: Path) -> str:
