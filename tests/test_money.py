@@ -523,6 +523,19 @@ def test_the_most_of_a_request_is_its_whole_prompt_and_its_token_limit(
     assert one.bill.spent["assistant"] == pytest.approx(tokens * 100e-6 + 500 * 200e-6)
 
 
+def test_the_instructions_of_a_prompted_user_are_paid_for(tmp_path: Path) -> None:
+    from userlm_synth.backends.prompted import PromptedBackend
+
+    one = metered(lambda _: Result("hi", "eot"))
+    prompted = PromptedBackend(one.backend)
+    one.backend = prompted
+    plain = Request(messages=[{"role": "system", "content": "buy a lamp"}], max_tokens=500)
+    ask(one, plain)
+    sent = sum(len(message["content"]) for message in prompted.asked(plain).messages)
+    assert sent > 500
+    assert one.bill.spent["assistant"] > sent * 100e-6 + 500 * 200e-6
+
+
 @pytest.mark.parametrize("price", [None, Price(0.0, 0.0)])
 def test_without_a_price_tokens_are_counted_and_nothing_is_held_back(price: Price | None) -> None:
     one = metered(lambda _: Result("hi", "eot", (), 11, 3), price, all=1e-9)

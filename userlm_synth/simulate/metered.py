@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from userlm_synth.backends.prompted import PromptedBackend
 from userlm_synth.errors import UserError
 from userlm_synth.money import Price, most_tokens
 
@@ -82,6 +83,8 @@ class Metered:
 
     def _most_prompt(self, request: Request) -> int:
         """The most prompt tokens that one call can be billed for."""
+        if isinstance(self.backend, PromptedBackend):
+            request = self.backend.asked(request)  # with the instructions that go along
         if request.prompt_ids is not None:
             prompt = len(request.prompt_ids)
         else:
