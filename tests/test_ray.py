@@ -6,6 +6,7 @@ import asyncio
 import json
 import pickle
 import random
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -263,6 +264,16 @@ def test_a_cluster_without_room_for_a_worker_is_told(
     job = jobs("room", ray=Ray(gpus=1))
     with pytest.raises(UserError, match="gpus=1"):
         on_ray(job)
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(jobs: Callable[..., Job]) -> None:
+    with socket.socket() as taken:  # and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"{address}: no Ray cluster is there"):
+            on_ray(jobs("nowhere", ray=Ray(address=address)))
+    with pytest.raises(UserError, match="HOST:PORT"):
+        on_ray(jobs("nowhere", ray=Ray(address="ray://127.0.0.1:10001")))
 
 
 def test_a_budget_is_not_passed_by_all_workers_together(

@@ -216,7 +216,7 @@ def test_a_worker_gives_what_a_run_on_this_machine_writes(tmp_path: Path) -> Non
         made: list[Record] = []
         spoken: list[tuple[str, int, Record]] = []
         for step in range(100):
-            report = await worker.exchange(todo if not step else [], {}, len(made) == 5)
+            report = await worker.exchange(todo if not step else [], {}, len(made) == 5, 0.1)
             made += [record for _, record in report["finished"]]
             spoken += report["turns"]
             if report["over"]:
@@ -249,7 +249,7 @@ def test_files_that_settings_name_are_the_same_for_a_worker_elsewhere(tmp_path: 
 
     async def settings_of(files: dict[str, bytes]) -> Record:
         said = await (worker := Worker()).start(job, 1, str(tmp_path), files, {})
-        await worker.exchange([], {}, True)
+        await worker.exchange([], {}, True, 0.1)
         found: Record = said["settings"]
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import time
 from collections import Counter
@@ -33,8 +34,8 @@ def connected(settings: Ray) -> Iterator[None]:
         yield
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    if address and address.startswith("ray://"):
-        raise UserError(f"{address}: run the command on a machine of the cluster, by HOST:PORT")
+    if address:
+        _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray.init(
@@ -49,6 +50,24 @@ def connected(settings: Ray) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """See that something listens there: Ray itself tries a quarter of an hour (2.60)."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or (host and not port.isdecimal()):
+        raise UserError(
+            f"{address}: is no HOST:PORT of a Ray cluster; run this on one of its machines"
+        )
+    if not host:  # auto, local
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(
+            f"{address}: no Ray cluster is there ({error.strerror or error}); start one with "
+            "`ray start --head`"
+        ) from None
 
 
 class Machines:

@@ -33,6 +33,8 @@ from userlm_synth.simulate.shares import Till
 from userlm_synth.simulate.sides import Job
 from userlm_synth.simulate.store import Store, open_store
 
+PAUSE = 0.1  # seconds between two exchanges with a worker: what a lost machine takes with it
+EXCHANGES = 200  # a second, with all workers: each takes this process about a millisecond
 LOOK = 1.0  # seconds between two looks at the cluster
 MANIFEST = 10.0  # seconds between two writes of shards.json
 STEP = 500  # dialogues that are looked up in one go
@@ -163,7 +165,8 @@ class Crew:
         granted: dict[str, float] = {}
         while True:
             given = [(begun.planned, begun.turns) for begun in todo]
-            report = await member.actor.exchange.remote(given, granted, self.stopping)
+            pause = max(PAUSE, len(self.tasks) / EXCHANGES)
+            report = await member.actor.exchange.remote(given, granted, self.stopping, pause)
             granted = await self._take(member, report)
             if report["over"]:
                 self.till.leave(member.name)
@@ -202,8 +205,8 @@ class Crew:
             check = asyncio.create_task(self._check(begun.shard))
             self.checks.add(check)
             check.add_done_callback(self.checks.discard)
-        if not self.shards.left:
-            self._end()
+            if not self.shards.left:
+                self._end()
 
     async def _check(self, shard: Shard) -> None:
         """See that the store has all of a shard, a few at a time: others want to be answered."""
@@ -224,7 +227,7 @@ class Crew:
             return
         back, amount = self.shards.lost(member.name), self.till.lose(member.name)
         self.shards.workers[member.name]["lost"] = reason
-        text = f"{member.host}: a worker was lost; its {back:,} dialogues go to others"
+        text = f"  {member.host}: a worker was lost; its {back:,} dialogues go to others"
         if amount:
             text += f" (up to {usd(amount)} may have been billed and counts as spent)"
         self.progress.say(text)
@@ -331,6 +334,6 @@ class Crew:
         if self.rejected:
             parts.append(f"{self.rejected:,} rejected")
         at_work = [member for member in self.tasks.values() if member.name]
-        machines = len({member.node for member in at_work})
-        parts.append(f"{len(at_work)} workers on {machines} machines")
+        if machines := len({member.node for member in at_work}):
+            parts.append(f"{len(at_work)} workers on {machines} machines")
         return ", ".join(parts)

@@ -25,8 +25,6 @@ from userlm_synth.simulate.shares import Share
 from userlm_synth.simulate.sides import Job, open_sides
 from userlm_synth.simulate.store import WAITING, Store
 
-PAUSE = 0.1  # seconds between two exchanges: what a machine that dies may take with it
-
 
 class Outbox:
     """Takes the store's place: what is added waits to be fetched."""
@@ -108,10 +106,14 @@ class Worker:
             yield planned
 
     async def exchange(
-        self, todo: list[tuple[Planned, list[Record]]], granted: dict[str, float], stop: bool
+        self,
+        todo: list[tuple[Planned, list[Record]]],
+        granted: dict[str, float],
+        stop: bool,
+        pause: float,
     ) -> Record:
-        """Take dialogues (with the turns they have) and money (USD by side); a moment later, give
-        what came of all so far.
+        """Take dialogues (with the turns they have) and money (USD by side); after a pause
+        (seconds), give what came of all so far.
 
         With `stop`, the turns under way are the last ones. Once `over`, all has been given.
         """
@@ -122,7 +124,7 @@ class Worker:
         self.share.grant(granted)
         if stop and not self.stopping:
             self._stop()
-        await asyncio.wait({self.task}, timeout=PAUSE)
+        await asyncio.wait({self.task}, timeout=pause)
         ended = self.task.done()  # before the outbox is emptied: nothing can come after
         turns_made, finished = self.outbox.empty()
         over = ended and not turns_made and not finished
