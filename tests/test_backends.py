@@ -70,7 +70,7 @@ def test_a_spec_is_read(text: str, spec: Spec) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("opnai:m@http://a", "unknown kind of model 'opnai'; known: hf, openai, prompted, scripted, vllm"),
+        ("opnai:m@http://a", "unknown kind of model 'opnai'; known: hf, openai, prompted, scri"),
         ("hf:", "names no model"),
         ("openai:m", "write openai:MODEL@URL"),
         ("openai:@http://a", "write openai:MODEL@URL"),
