@@ -126,19 +126,6 @@ class Store:
         if self.failure:
             raise self.failure
 
-    def merge(self, other: Path) -> int:
-        """Take over the dialogues of another store (a shard) by id; returns how many were new."""
-        before = self.connection.total_changes
-        self.connection.execute("ATTACH DATABASE ? AS shard", (str(other),))
-        try:
-            with explain_disk_full(self.folder / "store.sqlite"), self.connection:
-                self.connection.execute(
-                    "INSERT OR IGNORE INTO dialogues SELECT * FROM shard.dialogues"
-                )
-        finally:
-            self.connection.execute("DETACH DATABASE shard")
-        return self.connection.total_changes - before
-
     # ---- reading -----------------------------------------------------------------------------
 
     def known(self, ids: Iterable[str]) -> set[str]:
