@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,6 +91,14 @@ def missing(plan: Plan, store: Store, total: int) -> Iterator[Planned]:
         new = [one for one in some if one.id not in known]
         yield from new
         left -= len(new)
+
+
+def at_places(plan: Plan, store: Store, places: Iterable[int]) -> Iterator[Planned]:
+    """The dialogues of some places of the plan that the store does not have."""
+    for place in places:
+        planned = plan.at(place)
+        if not store.known([planned.id]):
+            yield planned
 
 
 def summary(store: Store, bill: Bill, settings: Generate) -> Record:
