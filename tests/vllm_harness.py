@@ -91,6 +91,14 @@ def environment(default: Path) -> Environment:
     return Environment(folder, device)
 
 
+def main() -> None:
+    """Make the environment ahead of the tests."""
+    try:
+        environment(Path(os.environ["USERLM_SYNTH_VLLM_ENV"]))
+    except Unavailable as why:
+        print(f"no environment with vLLM can be made here: {why}")
+
+
 def _has_cuda() -> bool:
     found = shutil.which("nvidia-smi")
     return bool(found) and subprocess.run([str(found), "-L"], capture_output=True).returncode == 0
@@ -193,3 +201,7 @@ def started(
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+
+if __name__ == "__main__":
+    main()
