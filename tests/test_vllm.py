@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -39,22 +38,24 @@ SHORT = ["train.epochs=0.15", "assistant.train.epochs=0.06",
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
-    """A shortened quickstart's run folder, trained while the environment is made."""
-    out = tmp_path_factory.mktemp("quickstart") / "run"
-    command = [sys.executable, "-m", "userlm_synth", "train", "quickstart", "--out", str(out)]
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Path]]:
+    """Waits for a shortened quickstart's run folder, trained while the environment is made."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    command = [sys.executable, "-m", "userlm_synth", "train", "quickstart", *SHORT]
+    with (folder / "log").open("w") as log:
+        training = subprocess.Popen([*command, "--out", str(folder / "run")], stderr=log)
 
-    def train() -> Path:
-        done = subprocess.run([*command, *SHORT], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return out
+    def wait() -> Path:
+        assert training.wait() == 0, (folder / "log").read_text()[-3000:]
+        return folder / "run"
 
-    with ThreadPoolExecutor(1) as threads:
-        yield threads.submit(train)
+    yield wait
+    training.kill()
+    training.wait()
 
 
 @pytest.fixture(scope="session")
-def env(run: Future[Path], request: pytest.FixtureRequest) -> Environment:
+def env(run: Callable[[], Path], request: pytest.FixtureRequest) -> Environment:
     try:
         return environment(request.config.cache.mkdir("vllm"))
     except Unavailable as why:
@@ -62,9 +63,9 @@ def env(run: Future[Path], request: pytest.FixtureRequest) -> Environment:
 
 
 @pytest.fixture(scope="session")
-def models(run: Future[Path], env: Environment) -> dict[str, Path]:
+def models(run: Callable[[], Path], env: Environment) -> dict[str, Path]:
     """The folders of the user LM and the assistant LM."""
-    return {"user": run.result() / "user_lm", "assistant": run.result() / "assistant_lm"}
+    return {"user": run() / "user_lm", "assistant": run() / "assistant_lm"}
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +77,8 @@ def forms(models: dict[str, Path]) -> dict[str, ChatFormat]:
 
 
 @pytest.fixture(scope="session")
-def talks(run: Future[Path], env: Environment) -> list[Record]:
-    return list(read_records(run.result() / "conversations" / "test.jsonl", "conversation"))
+def talks(run: Callable[[], Path], env: Environment) -> list[Record]:
+    return list(read_records(run() / "conversations" / "test.jsonl", "conversation"))
 
 
 Ask = Callable[..., dict[str, Any]]
@@ -356,8 +357,8 @@ def finished(out: Path, cli: Callable[..., Outcome]) -> dict[str, Record]:
 
 
 @pytest.fixture(scope="session")
-def intents(run: Future[Path], env: Environment) -> Path:
-    return run.result() / "conversations" / "test.jsonl"
+def intents(run: Callable[[], Path], env: Environment) -> Path:
+    return run() / "conversations" / "test.jsonl"
 
 
 @pytest.fixture(scope="session")

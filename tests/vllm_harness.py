@@ -143,7 +143,7 @@ def _install(command: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise Unavailable(f"pip {' '.join(command[6:])}: {(lines or [done.stderr.strip()])[-1]}")
+        raise Unavailable(f"pip {' '.join(command[5:])}: {(lines or [done.stderr.strip()])[-1]}")
 
 
 def _name_as_vllm(python: str) -> None:
