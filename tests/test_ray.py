@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,37 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'user
 pytestmark = pytest.mark.slow
 
 MANY, TURNS = 60, 3  # dialogues, and turns of each side in one
-LATE = 0.12  # seconds until the server answers
+LATE = 0.02  # seconds until the server answers
 AT_ONCE = 12  # dialogues of a worker
 
 
 class Late(Toy):
-    """Says what the request's seed decides, a moment later."""
+    """Says what the request's seed decides, a moment later. Who has spoken `held` turns waits."""
 
     def __init__(self) -> None:
         super().__init__(_reply, listing("tiny"), None)
+        self.held: int | None = None
+        self.waiting = 0  # whose connection is still there
+
+    @contextmanager
+    def holding(self, said: int) -> Iterator[None]:
+        """Who has spoken so many turns waits, at most till the end of it."""
+        self.held = said
+        try:
+            yield
+        finally:
+            self.held = None
 
     async def answer(self, request: Any, told: Any) -> Any:
         """After a while."""
-        await asyncio.sleep(LATE if request.method == "POST" else 0)
+        if request.method == "POST":
+            await asyncio.sleep(LATE)
+            messages = (await request.json())["messages"]
+            said = sum(one["role"] != "system" for one in messages)
+            self.waiting += 1
+            while self.held == said and request.transport:
+                await asyncio.sleep(0.01)
+            self.waiting -= 1
         return await super().answer(request, told)
 
 
@@ -134,30 +152,36 @@ def local(jobs: Callable[..., Job]) -> dict[str, Record]:
     return found
 
 
-def stored(job: Job) -> tuple[int, dict[str, list[str]]]:
-    """How many dialogues the store has, and the turns of those in progress."""
-    path = job.out / "store.sqlite"
-    with closing(sqlite3.connect(path)) as connection:
-        (done,) = connection.execute("SELECT count(*) FROM dialogues").fetchone()
-        turns: dict[str, list[str]] = {}
+def stored(job: Job) -> dict[str, list[str]]:
+    """What the store has of dialogues in progress."""
+    turns: dict[str, list[str]] = {}
+    with closing(sqlite3.connect(job.out / "store.sqlite")) as connection:
         for name, turn in connection.execute("SELECT id, turn FROM turns ORDER BY id, number"):
             turns.setdefault(name, []).append(json.loads(turn)["content"])
-    return done, turns
+    return turns
 
 
-def wait_for_turns(job: Job, done: int) -> None:
-    """Until some dialogues are finished and others are well under way."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+def until(there: Callable[[], bool]) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < deadline, "the run does not come to it"
         time.sleep(0.02)
+
+
+def wait_for_turns(job: Job, count: int, turns: int) -> dict[str, list[str]]:
+    """Wait until so many dialogues in progress have so many turns; returns the turns of all."""
+
+    def there() -> bool:
         with suppress(sqlite3.OperationalError):  # the store is not there yet
-            finished, turns = stored(job)
-            if finished >= done and sum(len(said) >= 2 for said in turns.values()) >= 4:
-                return
-    raise AssertionError("the run does not come to it")
+            return sum(len(said) == turns for said in stored(job).values()) == count
+        return False
+
+    until(there)
+    return stored(job)
 
 
-def asked(server: Late, since: int = 0) -> Counter[tuple[str, ...]]:
+def asked(server: Late, since: int) -> Counter[tuple[str, ...]]:
     """What was asked: the texts of each request, the intent among them where it was the user."""
     bodies = server.bodies[since:]
     return Counter(tuple(one["content"] for one in body["messages"]) for body in bodies)
@@ -180,32 +204,36 @@ def test_nodes_that_are_killed_lose_and_double_nothing(
     jobs: Callable[..., Job], cluster: Any, server: Late, local: dict[str, Record]
 ) -> None:
     job, before = jobs("spread"), len(server.bodies)
-    with ThreadPoolExecutor(1) as aside:
+    with ThreadPoolExecutor(1) as aside, server.holding(3):
         run = aside.submit(on_ray, job)
-        wait_for_turns(job, done=8)
-        turns, when = stored(job)[1], len(server.bodies)
+        kept, first = answered(wait_for_turns(job, 2 * AT_ONCE, 3), local), len(server.bodies)
         cluster.remove_node(cluster.first, allow_graceful=False)
-        wait_for_turns(job, done=30)  # the other one goes on
+        until(lambda: server.waiting == AT_ONCE)
+        server.held = 5  # the other one goes on
+        more, second = answered(wait_for_turns(job, AT_ONCE, 5), local), len(server.bodies)
         cluster.remove_node(cluster.second, allow_graceful=False)
+        until(lambda: server.waiting == 0)
         cluster.first, cluster.second = (cluster.add_node(num_cpus=1) for _ in range(2))
+        server.held = None
         counts = run.result(60)
     assert counts["accepted"] == MANY
     assert dialogues(job) == local
 
-    kept = answered(turns, local)
-    assert len(kept) > AT_ONCE
-    assert not kept & asked(server, when).keys()  # what had reached the store is not asked again
-    repeated = asked(server, before).total() - 2 * TURNS * MANY
-    assert repeated <= 4 * AT_ONCE  # the last moment of the dialogues on two nodes
+    assert (len(kept), len(more - kept)) == (2 * AT_ONCE * 3, AT_ONCE * 2)
+    assert not kept & asked(server, first).keys()  # what has reached the store is not asked again
+    assert not more & asked(server, second).keys()
+    assert asked(server, before).total() == (2 * TURNS * MANY) + 2 * AT_ONCE  # those under way are
     for side in counts["tokens"].values():
-        assert side["completion"] <= 7 * (TURNS * MANY + repeated)
+        assert side["completion"] == 7 * TURNS * MANY
 
     manifest = parse_json((job.out / "shards.json").read_bytes())
     assert manifest["kept"] == manifest["dialogues"] == MANY
     workers = manifest["workers"].values()
-    assert [("lost" in one, one["made"] > 0) for one in workers].count((True, True)) == 2
+    assert ["lost" in one for one in workers].count(True) == 2
     assert sum(one["made"] for one in workers) == MANY
-    assert len({one["node"] for one in workers}) >= 3
+    assert not {one["node"] for one in workers if "lost" in one} & {
+        one["node"] for one in workers if one["made"]
+    }  # they were killed before they had finished any
     for shard in manifest["shards"]:
         places = shard["last"] - shard["first"] + 1
         assert (shard["left"], sum(shard["workers"].values())) == (0, places)
@@ -234,16 +262,19 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
         "from userlm_synth.simulate.on_ray import generate_on_ray\n"
         "generate_on_ray(pickle.load(sys.stdin.buffer))\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as driver:
+    with (
+        server.holding(3),
+        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as driver,
+    ):
         assert driver.stdin
         driver.stdin.write(pickle.dumps(job))
         driver.stdin.close()
-        wait_for_turns(job, done=4)
+        kept = answered(wait_for_turns(job, 2 * AT_ONCE, 3), local)
         driver.kill()
-    turns, before = stored(job)[1], len(server.bodies)
+        before = len(server.bodies)
     on_ray(job)
     assert dialogues(job) == local
-    assert not answered(turns, local) & asked(server, before + 2 * AT_ONCE).keys()
+    assert not kept & asked(server, before).keys()
 
 
 # ---- what a person has to mend ---------------------------------------------------------------
