@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
             self.send(b"404 Not Found", b'{"error":{"message":"no such path"}}', close)
 
     def complete(self, body: bytes, close: bool) -> None:
-        state = self.state
+        then, state = self.loop.time(), self.state
         asked = orjson.loads(body)
         state.began()
         entry = None
@@ -205,13 +205,14 @@ class Connection(asyncio.Protocol):
             state.log.append(entry)
         fault = state.fault()
         wait = state.hang if fault == "hang" else state.latency
+        answer = completion(asked, body)
         if wait:
-            self.loop.call_later(wait, self.answer, asked, body, fault, entry, close)
+            self.loop.call_at(then + wait, self.answer, answer, fault, entry, close)
         else:
-            self.answer(asked, body, fault, entry, close)
+            self.answer(answer, fault, entry, close)
 
     def answer(
-        self, asked: Any, body: bytes, fault: str | None, entry: list[Any] | None, close: bool
+        self, answer: bytes, fault: str | None, entry: list[Any] | None, close: bool
     ) -> None:
         """A completion, or a fault; nothing where the client has gone."""
         self.state.ended(good=self.transport is not None and not fault)
@@ -220,7 +221,7 @@ class Connection(asyncio.Protocol):
         if fault:
             self.fail(fault, close)
             return
-        self.send(b"200 OK", completion(asked, body), close)
+        self.send(b"200 OK", answer, close)
         if entry is not None:
             entry[2] = self.state.last
 
@@ -262,13 +263,17 @@ async def serve_aiohttp(state: State, port: int) -> int:
     """The server by aiohttp, as one writes it; returns its port."""
     from aiohttp import web
 
+    loop = asyncio.get_running_loop()
+
     async def complete(request: web.Request) -> web.Response:
         body = await request.read()
+        then = loop.time()
         asked = orjson.loads(body)
         state.began()
-        await asyncio.sleep(state.latency)
+        answer = completion(asked, body)
+        await asyncio.sleep(max(0, then + state.latency - loop.time()))
         state.ended(good=True)
-        return web.Response(body=completion(asked, body), content_type="application/json")
+        return web.Response(body=answer, content_type="application/json")
 
     async def models(_: web.Request) -> web.Response:
         return web.json_response(listed())
