@@ -8,9 +8,10 @@ Everything is one run on one machine: a mock server in a process of its own, the
 environments of their own below DIR, which are made where they are not there yet. Dialogues have
 eight turns. A part's ways take turns; figures are medians, with the least and greatest of repeats.
 
-late      a server that takes 50 ms, 16 and 64 dialogues in flight. Ours keeps every turn on the
+late      a server that takes 50 ms; 16, 64, 256 dialogues in flight. Ours keeps every turn on the
           disk; datatrove runs without its checkpoints, SDialog keeps nothing until a dialogue ends.
 light     a server that answers at once, 256 in flight, on the same cores: what the client can do.
+          `aiohttp` there and above is that HTTP client alone, without dialogues to keep.
 memory    the client's most memory at 1,000, 10,000 and 100,000 dialogues.
 faults    see generation_faults.py.
 vllm      see generation_vllm.py.
@@ -48,7 +49,7 @@ from generation_runs import (
 )
 
 LATENCY = 0.05  # seconds
-OURS = "userlm-synth generate"
+OURS, BARE = "userlm-synth generate", "aiohttp"
 # What each peer is installed with, one pip call after the other (torch first: a CPU build will do).
 PEERS = {
     "datatrove": [["datatrove[io]==0.10.*", "httpx", "aiosqlite", "aiofiles"]],
@@ -88,15 +89,16 @@ def measure(way: Way, options: Namespace) -> None:
         if way.name == OURS:
             command = generate_command(server.url, intents, out, way.num, way.in_flight)
         else:
+            python = sys.executable if way.name == BARE else options.envs / way.name / "bin/python"
             command = [
-                str(options.envs / way.name / "bin/python"), str(HERE / "generation_peers.py"),
+                str(python), str(HERE / "generation_peers.py"),
                 way.name, server.url, str(intents), str(out), str(way.num), str(way.in_flight),
                 str(TURNS),
             ]  # fmt: skip
         ran = run(command, folder)
         if way.name == OURS:
             check_dialogues(out, way.num)
-        else:
+        elif way.name != BARE:
             options.versions[way.name] = ran.out.split()[-1]
         stats = server.stats()
     turns = way.num * TURNS
@@ -125,14 +127,15 @@ def late(options: Namespace) -> list[Way]:
     ways = []
     for in_flight in (16, 64):
         waves = max(1, round(options.scale * 20 / (TURNS * LATENCY)))  # 20 s at the ideal rate
-        for name in (OURS, *options.peers):
+        for name in (OURS, *options.peers, BARE):
             # SDialog is several times slower: a quarter of the dialogues
             num = in_flight * max(1, waves // 4 if name == "sdialog" else waves)
             ways.append(Way(name, in_flight, num, ("--latency", LATENCY)))
-    if "datatrove" in options.peers:  # the kindest server to it: it connects for every request
-        num = 64 * max(1, round(options.scale * 20 / (TURNS * LATENCY)))
-        server = ("--light", "--latency", LATENCY)
-        ways += [Way(name, 64, num, server) for name in (OURS, "datatrove")]
+    # by hand: the kindest server to datatrove, which connects for every request
+    for in_flight, num in ((64, 64 * waves), (256, 64 * waves)):
+        for name in (OURS, *(one for one in options.peers if one != "sdialog"), BARE):
+            server = ("--light", "--latency", LATENCY)
+            ways.append(Way(name, in_flight, num, server))
     repeated(ways, options)
     rows = []
     for way in ways:
@@ -164,15 +167,19 @@ def light(options: Namespace) -> list[Way]:
     """A server that answers at once."""
     num = max(256, round(8_000 * options.scale))
     server = ("--light", "--latency", 0)
-    ways = repeated([Way(OURS, 256, num, server), Way(OURS, 1024, num, server)], options)
+    ways = [Way(name, in_flight, num, server) for in_flight in (256, 1024) for name in (OURS, BARE)]
+    repeated(ways, options)
     rows = [
-        (way.in_flight, spread(way.rates), spread(way.cpu_ms, 3), spread(way.seconds, 1))
+        (way.name, way.in_flight, spread(way.rates), spread(way.cpu_ms, 3), spread(way.seconds, 1))
         for way in ways
     ]
-    head = ("light server: in flight", "turns/s", "CPU ms a turn", "whole command, s")
+    head = ("light server", "in flight", "turns/s", "CPU ms a turn", "whole command, s")
     print(table(head, rows) + "\n")
-    best = max(way.rate for way in ways)
-    print(f"{verdict(best >= LIGHT)}: {best:,.0f} turns/s (at least {LIGHT:,})\n")
+    best, alone = (max(way.rate for way in ways if way.name == name) for name in (OURS, BARE))
+    print(
+        f"{verdict(best >= LIGHT)}: {best:,.0f} turns/s (at least {LIGHT:,}), "
+        f"{100 * best / alone:.0f} % of what aiohttp alone does here\n"
+    )
     return ways
 
 

@@ -1,10 +1,12 @@
-"""Dialogues by datatrove and by SDialog, each in an environment of its own (see generation.py).
+"""Dialogues by datatrove and SDialog, each in an environment of its own, and by aiohttp alone.
 
     ENV/bin/python benchmarks/generation_peers.py datatrove URL INTENTS OUT NUM IN_FLIGHT TURNS
 
 Each is used as its documentation says and as is best for it: datatrove by its asyncio runner, with
 a rollout function that holds a conversation, without checkpoints; SDialog, whose agents wait for
-each answer, by a thread for each dialogue in flight. Both write every dialogue to a file.
+each answer, by a thread for each dialogue in flight. Both write every dialogue to a file. aiohttp
+alone, the HTTP client that ours is built on, sends the same requests and nothing else: what this
+machine can do. See generation.py.
 """
 
 from __future__ import annotations
@@ -72,6 +74,39 @@ def sdialog(url: str, intents: list[str], out: Path, in_flight: int, turns: int)
         list(pool.map(hold, range(len(intents))))
 
 
+def aiohttp(url: str, intents: list[str], out: Path, in_flight: int, turns: int) -> None:
+    """A session and a coroutine for each dialogue in flight; kept in memory until the end."""
+    import asyncio
+
+    import orjson
+    from aiohttp import ClientSession, DummyCookieJar, TCPConnector
+
+    waiting = iter(enumerate(intents))
+    lines = []
+
+    async def hold(session: ClientSession) -> None:
+        for place, intent in waiting:
+            system = {"role": "system", "content": intent}
+            said: list[dict[str, str]] = []
+            for turn in range(turns):
+                heard = said if turn % 2 else [system, *said]
+                body = {"model": "mock-user", "messages": heard, "seed": turn, **SAMPLING}
+                async with session.post(path, data=orjson.dumps(body)) as answer:
+                    told = orjson.loads(await answer.read())
+                words = told["choices"][0]["message"]["content"]
+                said.append({"role": ("user", "assistant")[turn % 2], "content": words})
+            lines.append(orjson.dumps({"id": place, "turns": said}))
+
+    async def hold_all() -> None:
+        connector = TCPConnector(limit=0)
+        async with ClientSession(connector=connector, cookie_jar=DummyCookieJar()) as session:
+            await asyncio.gather(*(hold(session) for _ in range(in_flight)))
+
+    path = f"{url}/chat/completions"
+    asyncio.run(hold_all())
+    (out / "dialogues.jsonl").write_bytes(b"\n".join(lines))
+
+
 def turns_in(out: Path) -> list[int]:
     """How many turns each dialogue in the folder has."""
     found = []
@@ -93,7 +128,7 @@ def main() -> None:
     folder = Path(out)
     folder.mkdir(parents=True)
     os.environ["TQDM_DISABLE"] = "1"
-    peer = {"datatrove": datatrove, "sdialog": sdialog}[name]
+    peer = {"datatrove": datatrove, "sdialog": sdialog, "aiohttp": aiohttp}[name]
     peer(url, texts, folder, int(in_flight), int(turns))
     held = turns_in(folder)
     if held != [int(turns)] * int(num):

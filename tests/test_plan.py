@@ -100,18 +100,19 @@ def test_every_fault_of_a_file_is_listed_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "i.jsonl").write_text(
         "\n".join([good, "", "{not json", '{"id": "x"}', "3", json.dumps({**INTENTS[1], "x": 1}),
                    json.dumps(conversation("hi", intent=None)), '{"id": "y", "intent": " "}',
-                   '{"id": "z", "intent": "a\\u0000b"}'])
+                   '{"id": "z", "intent": "a\\u0000b"}', good])
     )  # fmt: skip
     with pytest.raises(Problems) as error:
         IntentsFile(tmp_path / "i.jsonl")
     found = lines_of(error, tmp_path)
     assert [line.split(" ")[0] for line in found] == [
-        f"i.jsonl:{n}:" for n in (3, 4, 5, 6, 7, 8, 9)
+        f"i.jsonl:{n}:" for n in (3, 4, 5, 6, 7, 8, 9, 10)
     ]
     assert found[0].endswith("mend or remove the line")
     assert "unknown 'x'" in found[3]
     assert "intent: is missing; make it with `userlm-synth intents make`" in found[4]
     assert "NUL" in found[6]
+    assert "is on line 1 too" in found[7]
 
 
 @pytest.mark.parametrize("blank", [False, True])

@@ -74,6 +74,7 @@ def test_every_fault_is_listed_at_once_with_its_dotted_path(tmp_path: Path) -> N
         "trian": {},
         "conversations": {"source": missing, "count": "some", "split": "user"},
         "base": {"model": "./nowhere", "scratch": {"hiden": 3}},
+        "assistant": {"model": "prompted:hf:./gone"},
         "generate": {"num": 0, "intents": missing, "guardrails": {"attempts": "x", "repeats": 1}},
     }
     assert faults(data) == [
@@ -84,6 +85,7 @@ def test_every_fault_is_listed_at_once_with_its_dotted_path(tmp_path: Path) -> N
         "conversations.count: 'some' is not a whole number",
         "base.model: ./nowhere: no such folder",
         "base.scratch.hiden: unknown key; did you mean 'hidden'?",
+        "assistant.model: prompted:hf:./gone: no such folder",
         "generate.num: 0 is below 1",
         f"generate.intents: {missing}: no such file",
         "generate.guardrails.repeats: unknown key; did you mean 'no_repeats'?",
