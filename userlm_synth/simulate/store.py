@@ -71,7 +71,7 @@ class Store:
     # ---- writing -----------------------------------------------------------------------------
 
     async def turn(self, dialogue: str, number: int, turn: Record) -> None:
-        """Keep a turn of a dialogue in progress; it is on the disk some milliseconds later."""
+        """Keep a turn of a dialogue in progress; on the disk some hundredths of a second later."""
         self.turns.append((dialogue, number, _dumps(turn)))
         await self._written_soon()
 
