@@ -195,7 +195,7 @@ def memory(options: Namespace) -> list[Way]:
         for way in ways
     ]
     print(table(("dialogues", "peak MiB", "turns/s", "whole command, s"), rows) + "\n")
-    first, last = ways[0], ways[-1]
+    first, last = ways[-2:]  # the few before still fill what every run has
     slope = (last.peak_mib - first.peak_mib) * 2**20 / (last.num - first.num)
     million = last.peak_mib + slope * (1_000_000 - last.num) / 2**20
     print(
