@@ -23,6 +23,7 @@ import urllib.request
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,11 @@ def ours(server: Server, intents: Path, out: Path, num: int) -> tuple[float, lis
 
 
 def requests(form: ChatFormat, dialogues: Sequence[Record]) -> list[dict[str, Any]]:
-    """What was asked for, as `vllm bench serve` reads it: all first turns, all second ones, ..."""
+    """What was asked for, as `vllm bench serve` reads it: the first turns of as many dialogues as
+    are in flight, their second ones, ...; then the next dialogues. The prefix cache serves both."""
     rows = []
-    for turn in range(0, 2 * TURNS, 2):
-        for one in dialogues:
+    for first in range(0, len(dialogues), IN_FLIGHT):
+        for turn, one in product(range(0, 2 * TURNS, 2), dialogues[first : first + IN_FLIGHT]):
             opening = {"role": "system", "content": one["intent"]}
             ids = [*form.prompt([opening, *one["messages"][:turn]]), *form.lead]
             said = form.tokenizer.encode(one["messages"][turn]["content"], add_special_tokens=False)
