@@ -96,13 +96,13 @@ def turns(record: Record) -> list[str]:
 
 @pytest.mark.slow
 def test_the_toys_say_the_same_at_any_concurrency(toys: Table) -> None:
-    runs = [toys.hold(num=10, concurrency=some, seed=4) for some in (1, 3, 16)]
+    runs = [toys.hold(num=24, concurrency=some, seed=4) for some in (1, 5, 32)]
     everything = [[*accepted, *rejected] for accepted, rejected in runs]
     for name in ("id", "intent", "intent_id", "seed", "messages", "stop_reason", "guardrails"):
         first, *others = ([record[name] for record in run] for run in everything)
         assert others == [first, first], name
     accepted = runs[0][0]
-    assert len({str(turns(r)) for r in accepted}) == len(accepted) >= 5
+    assert len({str(turns(r)) for r in accepted}) == len(accepted) >= 4
     assert {r["stop_reason"] for r in accepted} >= {"user_ended"}
 
 
