@@ -69,10 +69,11 @@ sentences = st.lists(st.sampled_from(["a", "b", "c", "d", "?", "élan", "don't"]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(sentences, min_size=2, max_size=12), st.integers(1, 3))
-def test_diversity_equals_the_naive_reference(texts: list[str], block: int) -> None:
+@given(st.lists(sentences, min_size=2, max_size=12), st.integers(0, 5), st.integers(1, 5))
+def test_diversity_equals_the_naive_reference(texts: list[str], common: int, rows: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "VOCABULARY_BLOCK", block)
+        patch.setattr(metrics, "COMMON", common)
+        patch.setattr(metrics, "ROWS", rows)
         assert metrics.first_turn_diversity(texts) == pytest.approx(
             naive_diversity(texts), abs=1e-4
         )

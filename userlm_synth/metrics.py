@@ -11,7 +11,7 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ FUNCTION_WORDS = """
 STOPWORDS = frozenset(FUNCTION_WORDS.split())
 
 POLITE = re.compile(r"\b(?:please|thanks|thank you)\b", re.IGNORECASE)
-VOCABULARY_BLOCK = 4096  # columns of the incidence matrix held in memory at once
+COMMON = 512  # words that are compared through a table; the others are rare
+ROWS = 256  # texts that are compared with all others at once
 RESAMPLE_BLOCK = 2_000_000  # resampled indices held in memory at once
 
 
@@ -66,31 +67,44 @@ def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
 
 
-def jaccard_matrix(texts: Sequence[str]) -> NDArray[Any]:
-    """Jaccard index |A & B| / |A | B| of the word sets of each two texts, shape (n, n), 0 to 1.
+def jaccard_rows(texts: Sequence[str]) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Jaccard index |A & B| / |A | B| of the word sets of each two texts, some rows at a time:
+    (which rows, values from 0 to 1 of shape (rows, n)). Exact, in memory for `ROWS` rows.
 
-    Two texts without words are the same text: 1. Words of a single text never meet another, so
-    they count in the unions only; the others go through the incidence matrix block by block.
+    Two texts without words are the same text: 1. Common words go through a table, rare ones through
+    lists of the texts that have them; a word of a single text counts in the unions only.
     """
     import numpy as np
 
     sets = [set(words(text)) for text in texts]
     frequency = Counter(word for found in sets for word in found)
-    column = {word: at for at, word in enumerate(w for w, count in frequency.items() if count > 1)}
-    pairs = [(row, column[w]) for row, found in enumerate(sets) for w in found if w in column]
-    rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    common = np.zeros((len(sets), len(sets)), dtype=np.float32)
-    for start in range(0, len(column), VOCABULARY_BLOCK):
-        here = (columns >= start) & (columns < start + VOCABULARY_BLOCK)
-        width = min(VOCABULARY_BLOCK, len(column) - start)
-        block = np.zeros((len(sets), width), dtype=np.float32)
-        block[rows[here], columns[here] - start] = 1
-        common += block @ block.T
+    shared = [word for word, count in frequency.most_common() if count > 1]
+    column = {word: at for at, word in enumerate(shared[:COMMON])}
+    having: dict[str, Any] = {word: [] for word in shared[COMMON:]}
+    table = np.zeros((len(sets), len(column)), dtype=np.float32)
+    for row, found in enumerate(sets):
+        table[row, [column[word] for word in found if word in column]] = 1
+        for word in found & having.keys():
+            having[word].append(row)
+    having = {word: np.array(rows) for word, rows in having.items()}
     sizes = np.array([len(found) for found in sets], dtype=np.float32)
-    np.fill_diagonal(common, sizes)
-    union = sizes[:, None] + sizes[None, :] - common
-    matrix: NDArray[Any] = np.divide(common, union, out=np.ones_like(common), where=union > 0)
-    return matrix
+    for start in range(0, len(sets), ROWS):
+        rows = slice(start, min(start + ROWS, len(sets)))
+        common = table[rows] @ table.T
+        for at, found in enumerate(sets[rows]):
+            for word in found & having.keys():
+                common[at, having[word]] += 1
+            common[at, start + at] = sizes[start + at]
+        union = sizes[rows, None] + sizes[None, :] - common
+        yield rows, np.divide(common, union, out=np.ones_like(common), where=union > 0)
+
+
+def jaccard_matrix(texts: Sequence[str]) -> NDArray[Any]:
+    """All of `jaccard_rows`, shape (n, n)."""
+    import numpy as np
+
+    nothing = np.zeros((0, len(texts)), dtype=np.float32)
+    return np.concatenate([nothing, *(block for _, block in jaccard_rows(texts))])
 
 
 def weighted_diversity(matrix: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
@@ -99,11 +113,19 @@ def weighted_diversity(matrix: NDArray[Any], weights: NDArray[Any]) -> NDArray[A
     A text is never paired with a copy of itself that only the resampling made: such pairs would
     pull every resample below the estimate. `weights` is (samples, n), the result (samples,).
     """
+    return _weighted_diversity([(slice(None), matrix)], weights)
+
+
+def _weighted_diversity(
+    blocks: Iterable[tuple[slice, NDArray[Any]]], weights: NDArray[Any]
+) -> NDArray[Any]:
     import numpy as np
 
     drawn = weights.astype(np.float32)
     own = (drawn.astype(np.float64) ** 2).sum(axis=1)
-    total = ((drawn @ matrix).astype(np.float64) * drawn).sum(axis=1) - own
+    total = -own
+    for rows, block in blocks:
+        total += ((drawn @ block.T).astype(np.float64) * drawn[:, rows]).sum(axis=1)
     pairs = drawn.sum(axis=1, dtype=np.float64) ** 2 - own
     mean: NDArray[Any] = np.divide(total, pairs, out=np.full_like(total, np.nan), where=pairs > 0)
     return 100 * (1 - mean)
@@ -121,9 +143,8 @@ def first_turn_diversity(texts: Sequence[str], *, limit: int = 2000, seed: int =
         raise ValueError(
             f"first-turn diversity compares pairs: two texts or more, not {len(texts)}"
         )
-    chosen = random.Random(seed).sample(list(texts), limit) if len(texts) > limit else texts
-    matrix = jaccard_matrix(chosen)
-    return float(weighted_diversity(matrix, np.ones((1, len(chosen))))[0])
+    chosen = _at_most(limit, texts, seed)
+    return float(_weighted_diversity(jaccard_rows(chosen), np.ones((1, len(chosen))))[0])
 
 
 def diversity_interval(
@@ -132,12 +153,17 @@ def diversity_interval(
     """Bootstrap 95 % interval of `first_turn_diversity` over the same sample of texts."""
     import numpy as np
 
-    chosen = random.Random(seed).sample(list(texts), limit) if len(texts) > limit else texts
+    chosen = _at_most(limit, texts, seed)
     n = len(chosen)
     drawn = np.random.default_rng(seed).multinomial(n, [1 / n] * n, samples)
-    values = weighted_diversity(jaccard_matrix(chosen), drawn)
+    values = _weighted_diversity(jaccard_rows(chosen), drawn)
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _at_most(limit: int, texts: Sequence[str], seed: int) -> Sequence[str]:
+    """The texts, or a sample of them where there are more."""
+    return random.Random(seed).sample(list(texts), limit) if len(texts) > limit else texts
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float:
