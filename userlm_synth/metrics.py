@@ -81,18 +81,19 @@ def jaccard_rows(texts: Sequence[str]) -> Iterator[tuple[slice, NDArray[Any]]]:
     shared = [word for word, count in frequency.most_common() if count > 1]
     column = {word: at for at, word in enumerate(shared[:COMMON])}
     having: dict[str, Any] = {word: [] for word in shared[COMMON:]}
+    rare = [found & having.keys() for found in sets]
     table = np.zeros((len(sets), len(column)), dtype=np.float32)
     for row, found in enumerate(sets):
         table[row, [column[word] for word in found if word in column]] = 1
-        for word in found & having.keys():
+        for word in rare[row]:
             having[word].append(row)
     having = {word: np.array(rows) for word, rows in having.items()}
     sizes = np.array([len(found) for found in sets], dtype=np.float32)
     for start in range(0, len(sets), ROWS):
         rows = slice(start, min(start + ROWS, len(sets)))
         common = table[rows] @ table.T
-        for at, found in enumerate(sets[rows]):
-            for word in found & having.keys():
+        for at, found in enumerate(rare[rows]):
+            for word in found:
                 common[at, having[word]] += 1
             common[at, start + at] = sizes[start + at]
         union = sizes[rows, None] + sizes[None, :] - common

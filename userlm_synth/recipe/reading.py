@@ -237,12 +237,13 @@ def _source_faults(source: str) -> Iterator[str]:
 
 def _spec_faults(spec: str) -> Iterator[str]:
     """A model SPEC that points at a folder or file which is not there."""
-    kind, _, target = spec.removeprefix("prompted:").partition(":")
+    asked = spec.removeprefix("prompted:")
+    kind, _, target = asked.partition(":")
     if kind == "scripted":
         if not Path(target).is_file():
             yield f"{spec}: no such file"
         return
-    target = target if kind in ("hf", "vllm") else spec.removeprefix("prompted:")
+    target = target if kind in ("hf", "vllm") else asked
     if target.startswith(("./", "../", "/", "~")) and not Path(target).expanduser().is_dir():
         yield f"{spec}: no such folder"
 

@@ -38,7 +38,7 @@ class RowsFile:
         self._hashes = array("q")  # the hashes of their ids, while the file is checked
         self._file, source = _seekable(path)
         try:
-            faults = sorted(self._scan(source) + self._duplicates())
+            faults = sorted(self._scan(source) + self._duplicates())[:MAX_FAULTS]
             if faults:
                 raise Problems(f"{path}:{number}: {what}" for number, what in faults)
             if not len(self):

@@ -2,8 +2,8 @@
 
 A finished dialogue is on the disk before it is counted (WAL, synchronous=FULL), and so are the
 turns of those in progress, from which they go on after a crash. Writes gather for a moment and go
-to the disk together. The store belongs to one set of models and settings; more
-dialogues or more intents extend it, other settings are refused.
+to the disk together. The store belongs to one set of models and settings; more dialogues or more
+intents extend it, other settings are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from userlm_synth.records import Record, check, make_folder, write_records
 
 PART_SIZE = 10_000  # dialogues a part file
 FORMAT = 2  # of the store; another one is refused
-GATHER = 0.02  # seconds before a commit: it takes the cores as long for one row as for fifty
+GATHER = 0.02  # seconds that rows wait for others, so that they share a commit
 WAITING = 5_000  # rows that may wait to be written, before whoever adds more waits too
 
 SCHEMA = """
