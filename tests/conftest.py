@@ -187,13 +187,13 @@ def quick_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real OpenAI client with a key, but with one retry and hardly a wait."""
     from test_openai_backend import KEY, KEY_ENV
 
+    from userlm_synth.asking import asker
     from userlm_synth.backends.openai_api import OpenAIBackend
-    from userlm_synth.intents import asking
 
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv(KEY_ENV, KEY)
     # The real client with its default of five retries would wait 15 s for a server that is gone.
     defaults: Any = OpenAIBackend.__init__.__kwdefaults__
     monkeypatch.setitem(defaults, "max_retries", 1)
-    monkeypatch.setattr(asking, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(asking, "BACKOFF", 0.01)
+    monkeypatch.setattr(asker, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(asker, "BACKOFF", 0.01)

@@ -18,7 +18,7 @@ FOLDERS = {"userlm_synth": ROOT / "userlm_synth", "userlm_synth.training": ROOT 
 HEAVY = {
     "accelerate", "aiohttp", "datasets", "ftfy", "huggingface_hub", "jinja2", "jsonschema",
     "jsonschema_rs", "openai", "peft", "phonenumbers", "py3langid", "pyarrow", "ray",
-    "safetensors", "scipy", "tensorboard", "tokenizers", "torch", "torchao", "trackio",
+    "safetensors", "scipy", "simplemma", "sklearn", "tensorboard", "tokenizers", "torch", "torchao", "trackio",
     "transformers", "vllm", "wandb",
 }  # fmt: skip
 
@@ -38,23 +38,29 @@ MAY_IMPORT = {
     "recipe": {"errors", "resources", "records"},
     "user_lm": LOW,
     "backends": LOW | {"user_lm"},
+    "asking": LOW | {"backends"},
     "conversations": LOW,
     "flip": LOW | {"user_lm"},
     "recipe_schema": LOW,
     "training": LOW | {"", "user_lm"},
     "reporting": LOW,
     "hub": LOW | {""},
-    "intents": LOW | {"backends"},
+    "intents": LOW | {"asking", "backends"},
     "simulate": LOW | {"backends", "user_lm"},
     "serving": LOW | {"backends", "user_lm"},
     # scores with the training loss, so that the two cannot disagree
     "evaluation": LOW
-    | {"backends", "user_lm"}
+    | {"asking", "backends", "user_lm"}
     | {f"training.{one}" for one in ("attention", "batches", "loss", "tokens")},
+    # a benchmark is dialogues that are scored, an experiment trains and scores
+    "benchmark": LOW | {"asking", "backends", "simulate", "user_lm"},
+    "utility": LOW | {"training", "evaluation", "user_lm"},
     "run_folder": LOW | {""},
     "pipeline": LOW | STAGES | {"run_folder", "user_lm"},
     "summary": LOW,
-    "cli": LOW | STAGES | {"", "backends", "user_lm", "pipeline", "serving", "summary"},
+    "cli": LOW
+    | STAGES
+    | {"", "backends", "benchmark", "user_lm", "pipeline", "serving", "summary", "utility"},
     "__main__": {"cli"},
 }
 

@@ -19,8 +19,8 @@ from intents_stage import (
     subject,
     subjects,
 )
+from userlm_synth.asking import ATTEMPTS
 from userlm_synth.errors import UserError
-from userlm_synth.intents.asking import ATTEMPTS
 from userlm_synth.intents.make import check_intents
 from userlm_synth.records import (
     INTENT_OPENING,

@@ -22,9 +22,9 @@ from intents_stage import (
     subject,
     subjects,
 )
+from userlm_synth.asking import ATTEMPTS
 from userlm_synth.errors import UserError
 from userlm_synth.intents import make_intents, prompts
-from userlm_synth.intents.asking import ATTEMPTS
 from userlm_synth.pipeline import Run, validate_run
 from userlm_synth.recipe import Intents, build_recipe
 from userlm_synth.records import (

@@ -16,9 +16,8 @@ from intents_stage import (
     subject,
     subjects,
 )
+from userlm_synth.asking import ATTEMPTS, asker
 from userlm_synth.errors import UserError
-from userlm_synth.intents import asking
-from userlm_synth.intents.asking import ATTEMPTS
 
 pytestmark = pytest.mark.usefixtures("quick_client")
 
@@ -69,7 +68,7 @@ def test_a_server_that_stays_overloaded_stops_the_run(tmp_path: Path) -> None:
         pytest.raises(UserError, match="too many requests"),
     ):
         stage(server, concurrency=1)
-    assert len(server.requests) == 2 + 2 * (asking.PATIENCE + 1)  # the client itself tries twice
+    assert len(server.requests) == 2 + 2 * (asker.PATIENCE + 1)  # the client itself tries twice
 
 
 def test_answers_under_way_when_a_run_stops_are_kept(tmp_path: Path) -> None:
@@ -103,14 +102,14 @@ def test_a_server_that_never_answers_well_is_given_up_after_some_conversations(
     refusal: Any = (400, {}, {"error": {"message": "unsupported parameter"}})
     with serving(lambda body, n: refusal) as server, pytest.raises(UserError, match="unsupported"):
         stage(server, concurrency=1)
-    assert len(server.requests) == asking.HOPELESS_COUNT * ATTEMPTS
+    assert len(server.requests) == asker.HOPELESS_COUNT * ATTEMPTS
 
 
 def test_a_model_that_never_gives_an_intent_is_given_up_too(tmp_path: Path) -> None:
     stage = Stage(tmp_path, [conversation(n) for n in range(100)])
     with serving(lambda body, n: "no") as server, pytest.raises(UserError, match="none answered"):
         stage(server, concurrency=1)
-    assert len(server.requests) == asking.HOPELESS_COUNT * ATTEMPTS
+    assert len(server.requests) == asker.HOPELESS_COUNT * ATTEMPTS
 
 
 def test_the_key_is_sent_as_bearer_and_written_to_no_file(tmp_path: Path) -> None:

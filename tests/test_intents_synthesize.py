@@ -20,10 +20,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_openai_backend import KEY, KEY_ENV, Server, completion, serving
 
+from userlm_synth.asking import asker
 from userlm_synth.backends.openai_api import OpenAIBackend
 from userlm_synth.cli import main
 from userlm_synth.errors import UserError
-from userlm_synth.intents import asking, coverage_table, synthesize_intents
+from userlm_synth.intents import coverage_table, synthesize_intents
 from userlm_synth.intents.cells import (
     Persona,
     Topic,
@@ -57,7 +58,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_ENV, KEY)
     defaults: Any = OpenAIBackend.__init__.__kwdefaults__
     monkeypatch.setitem(defaults, "max_retries", 0)
-    monkeypatch.setattr(asking, "BACKOFF", 0.01)
+    monkeypatch.setattr(asker, "BACKOFF", 0.01)
 
 
 def lines(*goals: str) -> str:

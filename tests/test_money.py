@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userlm_synth.backends.interface import Request, Result, Signals
+from userlm_synth.backends.metered import MESSAGE_TOKENS, Metered
 from userlm_synth.errors import UserError
 from userlm_synth.money import (
     Bill,
@@ -32,7 +33,6 @@ from userlm_synth.money import (
 )
 from userlm_synth.money.bill import WIDTH
 from userlm_synth.money.forecast import student
-from userlm_synth.simulate.metered import MESSAGE_TOKENS, Metered
 
 REMOTE = "openai:big@https://api.example.com/v1"
 

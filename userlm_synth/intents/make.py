@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from userlm_synth.asking import Asker, Cache, Question
 from userlm_synth.errors import Problems, UserError
-from userlm_synth.intents.asking import Asker, Question
-from userlm_synth.intents.cache import Cache
 from userlm_synth.intents.prompts import intent_prompt, model_name, prompt_version, seen
 from userlm_synth.intents.replies import judge
 from userlm_synth.money import Purse, price_of

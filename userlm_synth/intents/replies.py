@@ -10,10 +10,10 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from userlm_synth.asking import CUT_OFF
 from userlm_synth.records import INTENT_OPENING, Message, Record, parse_json, user_turns
 
 MAX_WORDS = 60
-CUT_OFF = "the reply was cut off"
 MAX_QUOTE = 8  # this many of the user's words in a row are a quotation
 
 _UNPRINTABLE = re.compile("[\0-\x08\x0e-\x1b\x7f\ud800-\udfff]")  # no record may hold them

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from userlm_synth.asking import Asker, Cache, Question
 from userlm_synth.errors import UserError
-from userlm_synth.intents.asking import Asker, Question
-from userlm_synth.intents.cache import Cache
 from userlm_synth.intents.cells import (
     Cell,
     Persona,

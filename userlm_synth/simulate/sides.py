@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from userlm_synth.backends import Backend, open_backend
+from userlm_synth.backends.metered import Metered
 from userlm_synth.money import Bill, check_budgets, load_prices
 from userlm_synth.recipe import lasting
 from userlm_synth.records import Record, sha256_file
 from userlm_synth.simulate.dialogue import Simulator, UserSide
-from userlm_synth.simulate.metered import Metered
 from userlm_synth.simulate.plan import MAIN
 
 if TYPE_CHECKING:

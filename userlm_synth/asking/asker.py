@@ -1,4 +1,4 @@
-"""Questions to a model, many at once: the engine of `intents make` and `intents synthesize`.
+"""Questions to a model, many at once: behind `intents`, and wherever a model judges.
 
 An answer that will not do is asked for again with another seed and temperature. A server that is
 overloaded or away is waited for (the openai SDK has by then retried by itself, and waited as long
@@ -11,19 +11,18 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from userlm_synth.asking.cache import Cache
 from userlm_synth.errors import UserError
-from userlm_synth.intents.cache import Cache
-from userlm_synth.intents.replies import CUT_OFF
 from userlm_synth.money import BudgetUsedUp, Price, Purse, most_tokens
 from userlm_synth.records import Record, stable_hash
 
 if TYPE_CHECKING:
     from userlm_synth.backends import Backend, Result
-    from userlm_synth.recipe import Intents
 
 ATTEMPTS = 3
+CUT_OFF = "the reply was cut off"
 PATIENCE = 5  # waits for a server that is overloaded or away, before the run stops
 FIRST_WAIT, LONGEST_WAIT = 5.0, 60.0  # seconds; doubled each time, with jitter
 BACKOFF = 1.0  # seconds after an error that concerns one request; doubled each time
@@ -35,6 +34,22 @@ PASSING = ("APIConnectionError", "RateLimitError")
 UNBILLED = (*HOPELESS, *PASSING, "BadRequestError", "InternalServerError", "UnprocessableEntity")
 #: The run also stops when this many questions got no good answer and none ever did.
 HOPELESS_COUNT = 20
+
+
+class Settings(Protocol):
+    """What of a recipe's section says who is asked."""
+
+    @property
+    def model(self) -> str:
+        """A SPEC."""
+
+    @property
+    def concurrency(self) -> int:
+        """Questions at once."""
+
+    @property
+    def api_key_env(self) -> str:
+        """The environment variable of the key."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class Failure:
 class Asker:
     """A model, the answers so far and the bill. Use `async with`."""
 
-    settings: Intents
+    settings: Settings
     cache: Cache
     purse: Purse
     price: Price | None
