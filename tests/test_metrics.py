@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import subprocess
+import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -46,6 +49,8 @@ def test_two_texts_without_words_are_the_same_text() -> None:
 def test_diversity_needs_a_pair(texts: list[str]) -> None:
     with pytest.raises(ValueError, match="two texts or more"):
         metrics.first_turn_diversity(texts)
+    with pytest.raises(ValueError, match="two texts or more"):
+        metrics.diversity_estimate(texts)
 
 
 def test_diversity_takes_a_seeded_sample() -> None:
@@ -54,6 +59,26 @@ def test_diversity_takes_a_seeded_sample() -> None:
     assert first == metrics.first_turn_diversity(texts, limit=10, seed=1)
     chosen = random.Random(1).sample(texts, 10)
     assert first == pytest.approx(metrics.first_turn_diversity(chosen))
+
+
+def test_the_estimate_is_the_figure_with_an_interval_around_it() -> None:
+    texts = [f"word{at % 5} word{at % 7} word{at}" for at in range(60)]
+    found = metrics.diversity_estimate(texts, samples=200, seed=1)
+    assert found["value"] == pytest.approx(metrics.first_turn_diversity(texts))
+    low, high = found["interval"]
+    assert low < found["value"] < high
+    assert high - low < 10
+    assert found["n"] == 60
+    assert found == metrics.diversity_estimate(texts, samples=200, seed=1)
+    assert metrics.diversity_estimate(texts, limit=10, samples=5, seed=1)["n"] == 10
+
+
+def test_the_estimate_looks_at_each_pair_of_texts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    rows = metrics.jaccard_rows
+    monkeypatch.setattr(metrics, "jaccard_rows", lambda texts: calls.append(1) or rows(texts))
+    metrics.diversity_estimate(["a b", "b c", "d"], samples=50)
+    assert calls == [1]
 
 
 def naive_diversity(texts: list[str]) -> float:
@@ -116,8 +141,44 @@ def test_intent_overlap_by_hand() -> None:
     }
 
 
-def test_stopwords_are_words() -> None:
-    assert all(words(word) == [word] for word in metrics.STOPWORDS)
+def test_there_are_318_stopwords_and_all_are_words() -> None:
+    assert len(metrics.stopwords()) == 318
+    assert all(words(word) == [word] and metrics.is_stopword(word) for word in metrics.stopwords())
+
+
+@pytest.mark.parametrize(
+    "text", ["don't can’t won't hasn't ain't", "it's I'm you've they'd she'll", "what's there's"]
+)
+def test_a_contraction_of_a_stopword_is_one(text: str) -> None:
+    assert all(map(metrics.is_stopword, words(text)))
+
+
+@pytest.mark.parametrize("word", ["bread", "john's", "o'clock", "let's", "n't", ""])
+def test_a_word_with_a_subject_is_no_stopword(word: str) -> None:
+    assert not metrics.is_stopword(word)
+
+
+def test_lemmas_are_dictionary_forms() -> None:
+    text = "the cats were running to better houses qwxyz"
+    assert metrics.lemmas(words(text)) == [
+        "the", "cat", "be", "run", "to", "good", "house", "qwxyz",
+    ]  # fmt: skip
+
+
+def test_definitions_name_the_packages_that_are_installed() -> None:
+    found = metrics.definitions()
+    assert metrics.WORDS in found["words"]
+    for name, package in (("stopwords", "scikit-learn"), ("lemmas", "simplemma")):
+        assert f"{package} {version(package)}" in found[name]
+
+
+def test_importing_the_metrics_loads_no_heavy_package() -> None:
+    code = (
+        "import sys; from userlm_synth import metrics; metrics.words('a b'); "
+        "print({'numpy', 'scipy', 'simplemma', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_bootstrap_covers_the_mean_and_repeats() -> None:

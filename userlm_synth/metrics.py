@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -20,16 +21,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Interval = tuple[float, float]
 
-#: English function words, written for this project; apostrophe forms as `words` makes them.
-FUNCTION_WORDS = """
-    a about after again all also am an and any are as at be because been before being both but by
-    can could did do does doing don't down each every few for from further had has have having he
-    her here hers him his how i i'd i'll i'm i've if in into is isn't it it's its just like me more
-    most my no nor not now of off on once only or other our out over own same she should so some
-    such than that that's the their them then there these they this those through to too under up
-    us very was we were what when where which while who whom why will with would you you're your
-"""
-STOPWORDS = frozenset(FUNCTION_WORDS.split())
+#: Names what `words` gives; it changes with it, so that figures say which one they were made by.
+WORDS = "userlm_synth words 1"
+#: Contractions whose first part is no word of its own.
+IRREGULAR = frozenset({"ain't", "shan't", "won't"})
 
 POLITE = re.compile(r"\b(?:please|thanks|thank you)\b", re.IGNORECASE)
 COMMON = 512  # words that are compared through a table; the others are rare
@@ -58,6 +53,51 @@ def words(text: str) -> list[str]:
     """The lower-cased words (1-grams) of a text, punctuation left out; ``Don’t`` is ``don't``."""
     plain = unicodedata.normalize("NFC", text).replace("\u2019", "'").lower()
     return _word_pattern().findall(plain)
+
+
+@functools.cache
+def stopwords() -> frozenset[str]:
+    """scikit-learn's 318 English stopwords, which hold no forms with an apostrophe."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return frozenset(ENGLISH_STOP_WORDS)
+
+
+@functools.lru_cache(maxsize=100_000)
+def is_stopword(word: str) -> bool:
+    """Whether a word (as `words` makes it) says nothing of the subject.
+
+    With an apostrophe it does not where what stands before ``n't`` or before the apostrophe is a
+    stopword: don't, can't, it's, i'm.
+    """
+    before, apostrophe, _ = word.partition("'")
+    if not apostrophe:
+        return word in stopwords()
+    parts = {before, word.removesuffix("n't")}
+    return word in IRREGULAR or not parts.isdisjoint(stopwords())
+
+
+def lemmas(tokens: Iterable[str]) -> list[str]:
+    """The English dictionary form of each word, by simplemma; what it does not know stays."""
+    return [_lemma(token) for token in tokens]
+
+
+@functools.lru_cache(maxsize=100_000)
+def _lemma(word: str) -> str:
+    import simplemma
+
+    return str(simplemma.lemmatize(word, lang="en"))
+
+
+def definitions() -> dict[str, str]:
+    """What words, stopwords and lemmas are here, with the versions of the packages behind them."""
+    return {
+        "words": f"{WORDS}: lower-cased, without punctuation, whole with their apostrophes; each "
+        "Chinese or Japanese character is a word",
+        "stopwords": f"scikit-learn {version('scikit-learn')}, ENGLISH_STOP_WORDS, and their forms "
+        "with an apostrophe (don't, it's)",
+        "lemmas": f"simplemma {version('simplemma')}, English",
+    }
 
 
 def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
@@ -122,8 +162,8 @@ def _weighted_diversity(
 ) -> NDArray[Any]:
     import numpy as np
 
-    drawn = weights.astype(np.float32)
-    own = (drawn.astype(np.float64) ** 2).sum(axis=1)
+    drawn = weights.astype(np.float32, copy=False)
+    own = np.einsum("sn,sn->s", drawn, drawn, dtype=np.float64)
     total = -own
     for rows, block in blocks:
         total += ((drawn @ block.T).astype(np.float64) * drawn[:, rows]).sum(axis=1)
@@ -132,7 +172,7 @@ def _weighted_diversity(
     return 100 * (1 - mean)
 
 
-def first_turn_diversity(texts: Sequence[str], *, limit: int = 2000, seed: int = 0) -> float:
+def first_turn_diversity(texts: Sequence[str], *, limit: int | None = 2000, seed: int = 0) -> float:
     """100 x (1 - mean pairwise 1-gram Jaccard index), over all pairs of at most `limit` texts.
 
     The texts are a sample drawn with `seed` where there are more. Source: the paper's Table 2,
@@ -140,31 +180,35 @@ def first_turn_diversity(texts: Sequence[str], *, limit: int = 2000, seed: int =
     """
     import numpy as np
 
-    if len(texts) < 2 or limit < 2:
-        raise ValueError(
-            f"first-turn diversity compares pairs: two texts or more, not {len(texts)}"
-        )
     chosen = _at_most(limit, texts, seed)
     return float(_weighted_diversity(jaccard_rows(chosen), np.ones((1, len(chosen))))[0])
 
 
-def diversity_interval(
-    texts: Sequence[str], *, limit: int = 2000, samples: int = 1000, seed: int = 0
-) -> Interval:
-    """Bootstrap 95 % interval of `first_turn_diversity` over the same sample of texts."""
+def diversity_estimate(
+    texts: Sequence[str], *, limit: int | None = None, samples: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """`first_turn_diversity` as `value`, its bootstrap 95 % `interval` and `n`: all pairs of texts
+    are compared once, for the figure and for every resample together."""
     import numpy as np
 
     chosen = _at_most(limit, texts, seed)
     n = len(chosen)
-    drawn = np.random.default_rng(seed).multinomial(n, [1 / n] * n, samples)
-    values = _weighted_diversity(jaccard_rows(chosen), drawn)
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    weights = np.ones((samples + 1, n), dtype=np.float32)
+    weights[1:] = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), samples)
+    value, *resampled = _weighted_diversity(jaccard_rows(chosen), weights)
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    return {"value": float(value), "interval": [float(low), float(high)], "n": n}
 
 
-def _at_most(limit: int, texts: Sequence[str], seed: int) -> Sequence[str]:
-    """The texts, or a sample of them where there are more."""
-    return random.Random(seed).sample(list(texts), limit) if len(texts) > limit else texts
+def _at_most(limit: int | None, texts: Sequence[str], seed: int) -> Sequence[str]:
+    """The texts, or a sample of them where there are more; they have to make a pair."""
+    if len(texts) < 2 or (limit is not None and limit < 2):
+        raise ValueError(
+            f"first-turn diversity compares pairs: two texts or more, not {len(texts)}"
+        )
+    if limit is None or len(texts) <= limit:
+        return texts
+    return random.Random(seed).sample(list(texts), limit)
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float:
@@ -197,12 +241,13 @@ def binary_f1(predicted: Sequence[bool], actual: Sequence[bool]) -> dict[str, fl
 
 
 def intent_overlap(turn_words: Iterable[str], intent_words: Iterable[str]) -> dict[str, float]:
-    """How much of the intent a turn repeats, x 100, over different words without `STOPWORDS`.
+    """How much of the intent a turn repeats, x 100, over different words without stopwords.
 
     ``of_turn`` = |T & I| / |T|, ``of_intent`` = |T & I| / |I|, ``jaccard`` = |T & I| / |T | I|; a
     share of no words is 0. The paper (metric 2, intent decomposition) does not say which it uses.
     """
-    turn, intent = set(turn_words) - STOPWORDS, set(intent_words) - STOPWORDS
+    turn = {word for word in turn_words if not is_stopword(word)}
+    intent = {word for word in intent_words if not is_stopword(word)}
     common = len(turn & intent)
     sizes = {"of_turn": len(turn), "of_intent": len(intent), "jaccard": len(turn | intent)}
     return {name: 100 * common / size if size else 0.0 for name, size in sizes.items()}
