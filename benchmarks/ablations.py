@@ -22,7 +22,7 @@ import torch
 
 from userlm_synth.evaluation import evaluate
 from userlm_synth.pipeline import run_recipe
-from userlm_synth.recipe import Evaluate, Training, load_recipe
+from userlm_synth.recipe import Evaluate, Simulator, Training, load_recipe
 from userlm_synth.records import read_records
 from userlm_synth.training.train import train_on_turns
 
@@ -43,6 +43,7 @@ CORPORA = {
         "train.micro_batch_tokens=4096",
     ],
 }
+WORDS = Evaluate(first_turns=0, decomposition=0, naturalness=None)  # no turns are sampled
 NAMES = {
     "base": "base, in its best form",
     "no-intent": "user LM, trained without intent",
@@ -73,11 +74,11 @@ def scores(corpus: Path, seed: int) -> list[dict]:
     out = corpus / f"seed-{seed}"
     path = out / "evaluation.json"
     if not path.is_file():
-        models = [corpus / "base", *(out / name for name in list(NAMES)[1:])]
-        test = [corpus / "conversations/test.jsonl"]
-        evaluate([str(m) for m in models], test, out, Evaluate(first_turns=0), seed=seed)
+        models = {name: Simulator(str(out / name)) for name in list(NAMES)[1:]}
+        models = {"base": Simulator(str(corpus / "base")), **models}
+        evaluate(models, [corpus / "conversations/test.jsonl"], out, WORDS, seed=seed)
     found: list[dict] = json.loads(path.read_text())["results"]
-    return found
+    return [row for row in found if row["label"] != "human"]
 
 
 def cell(one: dict) -> str:

@@ -30,6 +30,7 @@ SPLITS = {
         "conversations.test=0.2",
     ],
 }
+WITHOUT_WITH = "without / with intent"
 STAGES = ("conversations", "base", "user_lm", "evaluation")
 
 
@@ -61,15 +62,14 @@ def main() -> None:
     for split, seed, out in rows:
         evaluation = json.loads((out / "evaluation/evaluation.json").read_text())
         manifest = json.loads((out / "manifest.json").read_text())
-        base, user = evaluation["results"]
+        base, user, _people = evaluation["results"]
         forms = list(base["perplexity"].items())
         intent, best = min(forms, key=lambda pair: pair[1]["value"])
         without, with_intent = (user["perplexity"][k] for k in ("without_intent", "with_intent"))
         # A gap is a ratio of perplexities on the same conversations, resampled in pairs.
         assert intent == "without_intent", f"{out}: the base is better with the intent"
-        base_gap = next(v for k, v in user["gaps"].items() if k.endswith("this, without intent"))
-        gaps = [base_gap, user["gaps"]["without / with intent"]]
-        f1 = {**user["termination"], "value": user["termination"]["f1"]}
+        gaps = [user["gaps"][name] for name in ("base / this, without intent", WITHOUT_WITH)]
+        f1 = user["termination"]["f1"]
         cells = [
             split, seed, user["n"],
             f"{figure(best)} ({best['form']}, {intent.replace('_', ' ')})",

@@ -19,11 +19,11 @@ from statistics import mean
 from typing import Any
 
 import torch
-from ablations import COMMON, CORPORA
+from ablations import COMMON, CORPORA, WORDS
 
 from userlm_synth.evaluation import evaluate
 from userlm_synth.pipeline import run_recipe
-from userlm_synth.recipe import Evaluate, Training, load_recipe
+from userlm_synth.recipe import Simulator, Training, load_recipe
 from userlm_synth.records import read_records
 from userlm_synth.training.train import train_on_turns
 
@@ -49,9 +49,9 @@ def results(corpus: Path, seed: int, options: Training) -> list[dict]:
     path = out / "evaluation.json"
     if not path.is_file():
         test = [corpus / "conversations/test.jsonl"]
-        evaluate([str(m) for m in models], test, out, Evaluate(first_turns=0), seed=seed)
+        evaluate({m.name: Simulator(str(m)) for m in models}, test, out, WORDS, seed=seed)
     found: list[dict] = json.loads(path.read_text())["results"]
-    return found
+    return [row for row in found if row["label"] != "human"]
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -82,7 +82,8 @@ def main() -> None:
             ]
             ends = [one["termination"] for one in found]
             cells += [
-                spread([one[key] for one in ends], 1) for key in ("f1", "precision", "recall")
+                spread([one[key]["value"] for one in ends], 1)
+                for key in ("f1", "precision", "recall")
             ]
             lines.append(f"| {name} | {label} | {' | '.join(cells)} |")
     print(f"\n{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")

@@ -18,7 +18,8 @@ FOLDERS = {"userlm_synth": ROOT / "userlm_synth", "userlm_synth.training": ROOT 
 HEAVY = {
     "accelerate", "aiohttp", "datasets", "ftfy", "huggingface_hub", "jinja2", "jsonschema",
     "jsonschema_rs", "openai", "peft", "phonenumbers", "py3langid", "pyarrow", "ray",
-    "safetensors", "scipy", "simplemma", "sklearn", "tensorboard", "tokenizers", "torch", "torchao", "trackio",
+    "safetensors", "scipy", "simplemma", "sklearn", "tensorboard", "tokenizers", "torch", "torchao",
+    "trackio",
     "transformers", "vllm", "wandb",
 }  # fmt: skip
 
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     "utility": LOW | {"training", "evaluation", "user_lm"},
     "run_folder": LOW | {""},
     "pipeline": LOW | STAGES | {"run_folder", "user_lm"},
-    "summary": LOW,
+    "summary": LOW | {"evaluation.columns"},
     "cli": LOW
     | STAGES
     | {"", "backends", "benchmark", "user_lm", "pipeline", "serving", "summary", "utility"},

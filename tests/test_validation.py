@@ -45,7 +45,7 @@ def test_perplexity_and_ends_found_are_those_of_evaluation(toy_models):
     for name, scores in (("perplexity", shown), ("perplexity_no_intent", hidden)):
         wanted = math.exp(scores.nats.sum() / scores.tokens.sum())
         assert figures[name] == pytest.approx(wanted, rel=1e-5)
-    left = [said for said, is_end in zip(shown.leaves, shown.ended, strict=True) if is_end]
+    left = shown.places.leaves[shown.places.ended]
     assert figures["end_found"] == pytest.approx(sum(left) / len(left))
 
 

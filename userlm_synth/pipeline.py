@@ -11,7 +11,7 @@ from typing import Any
 
 from userlm_synth.errors import Problems, UserError
 from userlm_synth.progress import say, speaks
-from userlm_synth.recipe import Assistant, Conversations, Evaluate, Recipe, lasting
+from userlm_synth.recipe import Assistant, Conversations, Evaluate, Recipe, Simulator, lasting
 from userlm_synth.records import Record, file_problems, parse_json, read_records, sha256_file
 from userlm_synth.run_folder import RunFolder, Stage
 
@@ -57,7 +57,9 @@ class Run:
             found.append(Stage("assistant_lm", "assistant", own, after, self._assistant_lm, True))
         if recipe.evaluate:
             models = (*chats, "base", "user_lm")
-            add("evaluation", "evaluate", models, self._evaluation, **start)
+            others = [one.model for one in (recipe.evaluate.models or {}).values()]
+            made = [_content_of(spec) for spec in others]
+            add("evaluation", "evaluate", models, self._evaluation, **start, others=made)
         if recipe.generate:
             side = asdict(recipe.assistant) if recipe.assistant else {}
             side.pop("train", None)
@@ -191,10 +193,14 @@ class Run:
     def _evaluation(self) -> Record:
         from userlm_synth.evaluation import evaluate
 
-        models = [self.base, str(self.out / "user_lm")]
+        settings = self.recipe.evaluate or Evaluate()
+        made = (
+            {"base": self.base, "user_lm": str(self.out / "user_lm")} if self.recipe.train else {}
+        )
+        simulators = {label: Simulator(model) for label, model in made.items()}
         evaluate(
-            models, [self.chats / "test.jsonl"], self.out / "evaluation",
-            self.recipe.evaluate or Evaluate(), seed=self.recipe.seed,
+            simulators | (settings.models or {}), [self.chats / "test.jsonl"],
+            self.out / "evaluation", settings, seed=self.recipe.seed,
         )  # fmt: skip
         return {}
 

@@ -191,6 +191,8 @@ def guess_schema(record: Any, name: str = "") -> str:
         "card.json": "card",
         "manifest.json": "manifest",
         "evaluation.json": "evaluation",
+        "utility.json": "utility",
+        "benchmark.json": "benchmark",
         "report.json": "report",
     }
     if name in by_name:

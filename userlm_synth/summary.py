@@ -2,40 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from userlm_synth.evaluation.columns import (
+    BITS,
+    PERPLEXITY,
+    SIX,
+    Figure,
+    by_file,
+    columns,
+    estimate,
+    fixed,
+    is_human,
+    measured,
+    plain,
+    reasons,
+    shortened,
+)
 from userlm_synth.recipe import Recipe
 from userlm_synth.records import Record, parse_json
 
+LABEL = 32  # columns of the terminal that a model's name may take
+
 
 def evaluation_table(evaluation: Record) -> str:
-    """Perplexities, leaving and first turns as aligned text; intervals in brackets."""
-    lines = []
-    for result in evaluation["results"]:
-        name = result["fingerprint"]
-        lines.append(f"{name} on {result['conversations']} ({result['n']} conversations)")
-        for label, one in result["perplexity"].items():
-            shown = "" if one["form"] == "chat" else f"  shown as {one['form']}"
-            lines.append(_row(f"perplexity {label.replace('_', ' ')}", one, 2) + shown)
-        if result["termination"]:
-            lines.append(
-                _row(
-                    "end of dialogue F1",
-                    {**result["termination"], "value": result["termination"]["f1"]},
-                    1,
-                )
-            )
-        if result["first_turns"]:
-            lines.append(_row("first-turn diversity", result["first_turns"]["diversity"], 1))
-    for human in evaluation["human"]:
-        lines.append(f"people in {human['conversations']}")
-        lines.append(_row("first-turn diversity", human["diversity"], 1))
-    return "\n".join(lines)
+    """Each figure of Tables 1, 2 and 4 for all models and people, as aligned text."""
+    lines = [line for file, rows in by_file(evaluation) for line in _file_table(file, rows)]
+    legend = "[95 % interval], n: how many were measured; all but perplexity and bits are x 100"
+    return "\n".join([*lines, legend, *_not_measured(evaluation["results"])])
 
 
-def _row(label: str, one: Record, digits: int) -> str:
+def _file_table(file: Record, rows: list[Record]) -> list[str]:
+    lines = [
+        f"{plain(file['file'])}: {file['n']:,} conversations ({file['with_intent']:,} with an "
+        f"intent), {file['user_turns']:,} user turns, {file['ends']:,} ends"
+    ]
+    models = [row for row in rows if not is_human(row)]
+    lines += _block("Perplexity, lower is better: how hard real words are to foresee",
+                    models, PERPLEXITY, ("without intent", "with intent"))  # fmt: skip
+    lines += _block("Bits per byte, lower is better: the same, to compare tokenizers",
+                    models, BITS, ("without intent", "with intent"))  # fmt: skip
+    for figure in SIX:
+        title = f"{figure.name}, {figure.better} is better: {figure.about}"
+        lines += _block(title, rows, (figure,), ("",))
+    return [*lines, ""]
+
+
+def _block(
+    title: str, rows: list[Record], figures: Sequence[Figure], heads: Sequence[str]
+) -> list[str]:
+    """A title, and a line a row; nothing where nothing is measured."""
+    shown = [at for at, figure in enumerate(figures) if measured(rows, figure)]
+    if not shown:
+        return []
+    names = [shortened(row["label"], LABEL) for row in rows]
+    width = max(map(columns, names), default=0)
+    over = "".join(f"{heads[at]:38}" for at in shown).rstrip()
+    lines = ["", title, *([f"  {' ' * width}  {over}"] if over else [])]
+    for name, row in zip(names, rows, strict=True):
+        cells = [_cell(estimate(row, figures[at]), figures[at].digits) for at in shown]
+        lines.append(f"  {name}{' ' * (width - columns(name))}  {''.join(cells)}".rstrip())
+    return lines
+
+
+def _cell(one: Record | None, digits: int) -> str:
+    if one is None:
+        return f"{'-':>8}{'':30}"
     low, high = one["interval"]
-    return f"  {label:28} {one['value']:8.{digits}f}  [{low:.{digits}f}, {high:.{digits}f}]"
+    text = f"{fixed(one['value'], digits):>8}  [{fixed(low, digits)}, {fixed(high, digits)}]"
+    return f"{text:26} n {one['n']:<9,}"
+
+
+def _not_measured(rows: list[Record]) -> list[str]:
+    """Each reason once, with what it left out; people's are clear from the figure."""
+    found = reasons([row for row in rows if not is_human(row)], (*PERPLEXITY, *SIX))
+    lines = ["\nnot measured"] if found else []
+    for why, some in found.items():
+        names = [f"{', '.join(figures)} ({_some(labels)})" for figures, labels in some]
+        lines.append(f"  {'; '.join(names)}: {plain(why)}")
+    return lines
+
+
+def _some(labels: list[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    names = [shortened(one, LABEL) for one in labels]
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join(names[:most] + more)
 
 
 def print_summary(recipe: Recipe, out: Path) -> None:

@@ -165,7 +165,7 @@ class Asker:
             except BudgetUsedUp:
                 self.stopped = (
                     f"the budget of ${self.purse.budget:g} has no room for another request "
-                    "(raise --budget)"
+                    "(raise it)"
                 )
                 return None
             if result.finish != "error":

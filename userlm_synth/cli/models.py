@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from userlm_synth.cli.program import FILE
+from userlm_synth.cli.program import FILE, as_overrides, recipe_models_and_overrides
 from userlm_synth.errors import UserError
 
 
@@ -81,27 +81,57 @@ def merge(user_lm: str, adapter: str, out: Path) -> None:
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option(
-    "--conversations", "files", type=FILE, multiple=True, required=True,
+@click.argument("items", nargs=-1, metavar="[RECIPE] [MODEL]... [KEY=VALUE]...")
+@click.option("--conversations", "files", type=FILE, multiple=True,
     help="A file of held-out conversations; may be given several times.",
 )  # fmt: skip
-@click.option("--out", type=FILE, required=True, help="Folder for evaluation.json.")
-@click.option("--seed", default=0, show_default=True, help="Of the samples and intervals.")
+@click.option("--out", type=FILE, help="Folder of the evaluation.")
+@click.option("--judge", help="SPEC of the model that judges intent adherence.")
 @click.option("--max-conversations", type=int, help="Score the first N of each file only.")
+@click.option("--seed", type=int, help="Of samples and intervals (default: the recipe's, or 0).")
+@click.option(
+    "--compare", type=FILE, nargs=2, metavar="A B",
+    help="Instead: which differences of two evaluations (folder or file) are significant.",
+)  # fmt: skip
 def evaluate(
-    models: tuple[str, ...],
+    items: tuple[str, ...],
     files: tuple[Path, ...],
-    out: Path,
-    seed: int,
+    out: Path | None,
+    judge: str | None,
     max_conversations: int | None,
+    seed: int | None,
+    compare: tuple[Path, Path] | None,
 ) -> None:
-    """Perplexity on real users, leaving (F1) and first turns of each MODEL."""
-    from userlm_synth.evaluation import evaluate as evaluate_models
-    from userlm_synth.recipe import Evaluate
+    """User simulators beside people, as the paper's Tables 1, 2 and 4; run again, it continues.
+
+    A MODEL is any SPEC: a user LM, a base, prompted:SPEC (an assistant that plays the user). RECIPE
+    (compare, or a .yaml file) names several. Perplexity needs models in process (hf:). Some figures
+    need more, as settings:
+
+    \b
+    evaluate.multiple_choice=FILE       role adherence (CommonsenseQA's form)
+    evaluate.questions=FILE             intent adherence, with --judge SPEC
+    evaluate.naturalness.contrast=FILE  texts that people did not write
+
+    \b
+    userlm-synth evaluate runs/mine/user_lm prompted:openai:MODEL@http://localhost:8000/v1 \\
+        --conversations runs/mine/conversations/test.jsonl --out evaluation
+    """
+    from userlm_synth.evaluation import compare as compare_evaluations
+    from userlm_synth.evaluation import comparison_table, evaluate_named
     from userlm_synth.summary import evaluation_table
 
-    settings = Evaluate(max_conversations=max_conversations)
-    result = evaluate_models(models, files, out, settings, seed=seed)
+    if compare:
+        click.echo(comparison_table(compare_evaluations(*compare, seed=seed or 0)))
+        return
+    if not files or out is None:
+        raise UserError("evaluate: name --conversations FILE and --out DIR")
+    recipe, models, overrides = recipe_models_and_overrides(items)
+    flags = {
+        "evaluate.judge.model": judge,
+        "evaluate.max_conversations": max_conversations,
+        "seed": seed,
+    }
+    result = evaluate_named(recipe, models, [*overrides, *as_overrides(flags)], files, out)
     click.echo(evaluation_table(result))
-    click.echo(f"{out / 'evaluation.json'}")
+    click.echo(f"{out / 'index.html'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -85,6 +86,25 @@ def recipe_and_overrides(command: str, items: tuple[str, ...]) -> tuple[str | No
     if len(recipes) > 1:
         raise UserError(f"{command}: one recipe, not {len(recipes)}: {', '.join(recipes)}")
     return recipes[0] if recipes else None, [item for item in items if "=" in item]
+
+
+def recipe_models_and_overrides(
+    items: tuple[str, ...],
+) -> tuple[str | None, list[str], list[str]]:
+    """Arguments of `evaluate`: KEY=VALUE, a shipped recipe or a .yaml file, and model SPECs."""
+    from userlm_synth.recipe import shipped_recipes
+
+    settings = [item for item in items if re.match(r"[a-z_][a-z0-9_.-]*=", item)]
+    others = [item for item in items if item not in settings]
+    shipped = shipped_recipes()
+    recipes = [
+        item
+        for item in others
+        if item.endswith((".yaml", ".yml")) or (item in shipped and not Path(item).exists())
+    ]
+    if len(recipes) > 1:
+        raise UserError(f"evaluate: one recipe, not {len(recipes)}: {', '.join(recipes)}")
+    return recipes[0] if recipes else None, [x for x in others if x not in recipes], settings
 
 
 def as_overrides(flags: dict[str, Any]) -> list[str]:

@@ -1,16 +1,7 @@
-"""How well a model predicts real users, and whether it leaves where they left."""
+"""User simulators beside people: the paper's Tables 1, 2 and 4, and its Figures 3 to 6."""
 
+from userlm_synth.evaluation.compare import compare, comparison_table
 from userlm_synth.evaluation.evaluate import evaluate
-from userlm_synth.evaluation.figures import first_turn_figures, gap, perplexity, termination
-from userlm_synth.evaluation.scoring import Model, Scores, score
+from userlm_synth.evaluation.named import evaluate_named
 
-__all__ = [
-    "Model",
-    "Scores",
-    "evaluate",
-    "first_turn_figures",
-    "gap",
-    "perplexity",
-    "score",
-    "termination",
-]
+__all__ = ["compare", "comparison_table", "evaluate", "evaluate_named"]

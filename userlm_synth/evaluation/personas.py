@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 
-import numpy as np
-
-from userlm_synth.evaluation.figures import gap
-from userlm_synth.evaluation.scoring import Model, Scores, score
+from userlm_synth.evaluation.estimates import Units
+from userlm_synth.evaluation.perplexity import gap, word_units
+from userlm_synth.evaluation.scoring import Model, score
 from userlm_synth.recipe import Evaluate
 from userlm_synth.records import Record
 from userlm_synth.user_lm.adapters import attached
@@ -47,40 +46,27 @@ def compare_adapters(
     if not chosen:
         return {name: {"own": None, "others": None} for name in own}
     model = Model(user_lm)
-    place = {one: at for at, one in enumerate(chosen)}
-    general = score(model, list(chosen.values()), "chat", True, settings.batch_tokens)
+    batch_tokens, samples = settings.batch_tokens, settings.bootstrap
+    general = word_units(score(model, list(chosen.values()), "chat", True, batch_tokens))
     found: dict[str, Record] = {}
     for name, both in sides.items():
-        some = [one for people in both.values() for one in people]
+        some = {one["id"]: one for people in both.values() for one in people}
         shown = copy(model)
         shown.fingerprint = name
         with attached(model.model, adapters / name):
-            adapted = score(shown, some, "chat", True, settings.batch_tokens)
-        found[name], start = {}, 0
+            adapted = word_units(score(shown, list(some.values()), "chat", True, batch_tokens))
+        found[name] = {}
         for side, people in both.items():
-            own_places = range(start, start + len(people))
-            start += len(people)
-            pair = (
-                _part(adapted, own_places), _part(general, [place[one["id"]] for one in people])
-            )  # fmt: skip
-            found[name][side] = _beside(*pair, settings.bootstrap, seed) if people else None
+            names = [one["id"] for one in people]
+            pair = adapted.part(names), general.part(names)
+            found[name][side] = _beside(*pair, samples, seed) if people else None
     return found
 
 
-def _part(scores: Scores, places: Sequence[int]) -> Scores:
-    """The words' losses of some of the conversations."""
-    at = np.array(places, dtype=int)
-    return Scores(scores.form, scores.nats[at], scores.tokens[at], scores.bytes[at], [], [], [], [])
-
-
-def _beside(adapted: Scores, general: Scores, samples: int, seed: int) -> Record:
+def _beside(adapted: Units, general: Units, samples: int, seed: int) -> Record:
     ratio = gap(adapted, general, samples=samples, seed=seed)
-    perplexity = {"general": _perplexity(general), "adapter": _perplexity(adapted)}
-    return {"conversations": len(general.nats), **perplexity, **ratio}
-
-
-def _perplexity(scores: Scores) -> float:
-    return float(np.exp(scores.nats.sum() / scores.tokens.sum()))
+    perplexity = {"general": general.value, "adapter": adapted.value}
+    return {"conversations": len(general.ids), **perplexity, **ratio}
 
 
 def comparison_table(found: Mapping[str, Mapping[str, Record | None]]) -> str:

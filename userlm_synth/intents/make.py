@@ -79,7 +79,7 @@ def make_intents(
         purse = Purse(settings.budget, answers.spent)
         again = settings.on_error == "stop"
         asker = Asker(settings, answers, purse, price, ask_again=again)
-        run = _Run(source, keys, Counter(lacking), asker)
+        run = _Run(source, keys, Counter(lacking), asker, settings.on_error)
         asyncio.run(run.ask_all())
         run.raise_if_unfinished(summary["kept"])
         write_records(out, run.filled(), "conversation")
@@ -141,9 +141,12 @@ def _records(source: Path) -> Iterator[Record]:
 class _Run:
     """One run over the conversations that lack an intent; `counts` says how many have each key."""
 
-    def __init__(self, source: Path, keys: _Keys, counts: Counter[str], asker: Asker) -> None:
+    def __init__(
+        self, source: Path, keys: _Keys, counts: Counter[str], asker: Asker, on_error: str
+    ) -> None:
         self.source, self.keys, self.counts, self.asker = source, keys, counts, asker
         self.answers = asker.cache.answers
+        self.on_error = on_error
         self.total = counts.total()
         self.rejected: list[Record] = []
 
@@ -183,7 +186,7 @@ class _Run:
         done, failures = self._done(), self.asker.failures
         if self.asker.stopped:
             raise self.asker.stop(done, self.total, "conversations")
-        if not failures or (self.asker.settings.on_error == "reject" and (kept or done)):
+        if not failures or (self.on_error == "reject" and (kept or done)):
             return
         lacking = (record for record in _records(self.source) if record["intent"] is None)
         first = next(record for record in lacking if self.keys(record) in failures)

@@ -217,7 +217,7 @@ def _limit_faults(item: dataclasses.Field[Any], value: Any) -> Iterator[str]:
         yield from _source_faults(value)
     if "one_of" in limits and value not in limits["one_of"]:
         yield f"{value!r} is not one of {', '.join(limits['one_of'])}"
-    if limits.get("path") and not Path(value).is_file():
+    if limits.get("path") and value != limits.get("or") and not Path(value).is_file():
         yield f"{value}: no such file"
     if limits.get("spec"):
         yield from _spec_faults(value)
@@ -270,7 +270,9 @@ def _whole_recipe_problems(recipe: Recipe) -> Iterator[str]:
         yield "conversations.split_by: is user, conversation or metadata.KEY"
     needs = {
         "train": ("conversations", "base"),
-        "evaluate": ("conversations", "train"),
+        "evaluate": ()
+        if recipe.evaluate and recipe.evaluate.models
+        else ("conversations", "train"),
         "report": ("generate",),
         "push": ("generate",),
     }

@@ -197,15 +197,90 @@ class Personas:
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Perplexity, leaving and first turns on held-out conversations."""
+class Simulator:
+    """A user simulator in the tables of `evaluate`."""
 
+    model: str = field(metadata={"spec": True})
+    # what its system message says, with {intent} in it, for models that were trained on other words
+    system: str | None = None
+    temperature: float | None = field(default=None, metadata={"min": 0.0})  # default: evaluate's
+    top_p: float | None = field(default=None, metadata={"above": 0.0, "max": 1.0})
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model that reads and judges; its answers are kept, so that none is paid for twice."""
+
+    model: str | None = field(default=None, metadata={"spec": True})
+    concurrency: int = field(default=8, metadata={"min": 1})
+    budget: float | None = field(default=None, metadata={"above": 0.0})  # USD in all
+    price_in: float | None = field(default=None, metadata={"min": 0.0})  # USD a million tokens
+    price_out: float | None = field(default=None, metadata={"min": 0.0})
+    api_key_env: str = "OPENAI_API_KEY"
+
+
+TEXTS = ("auto", "long", "short")
+
+
+@dataclass(frozen=True)
+class Naturalness:
+    """How human the first turns look: a classifier trained on the spot, or a detector."""
+
+    # classifier; pangram or pangram:MODEL (key: PANGRAM_API_KEY); or a detector: Hub id or folder
+    by: str = "classifier"
+    human_label: str | None = None  # of a detector whose labels do not say which one is human
+    # what the classifier learns to tell people from: texts, conversations or dialogues (JSONL);
+    # default: the turns of the prompted models in the same table
+    contrast: str | None = field(default=None, metadata={"path": True})
+    # long: 50 to 200 tokens, as in the paper; short: any length; auto: long where there are enough
+    texts: str = field(default="auto", metadata={"one_of": TEXTS})
+    folds: int = field(default=5, metadata={"min": 2})
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Tables 1, 2 and 4 of the paper on held-out conversations."""
+
+    models: dict[str, Simulator] | None = None  # NAME: what is compared (default: the run's)
     max_conversations: int | None = field(default=None, metadata={"min": 2})
-    first_turns: int = field(default=200, metadata={"min": 0})
+    first_turns: int = field(default=2000, metadata={"min": 0})  # sampled; as many as there are
+    decomposition: int = field(default=200, metadata={"min": 0})  # conversations with sampled turns
+    termination: int = field(default=1000, metadata={"min": 0})  # conversations that may be left
+    multiple_choice: str | None = field(default=None, metadata={"path": True})  # role adherence
+    questions: str | None = field(default=None, metadata={"path": True})  # intent adherence
+    probes: int = field(default=2000, metadata={"min": 1})  # of each of the two, at most
+    # who tells the user that it does not know: a SPEC, or (default) fixed replies
+    unsure: str | None = field(default=None, metadata={"spec": True})
+    judge: Judge = Judge()  # of intent adherence
+    naturalness: Naturalness | None = Naturalness()
     temperature: float = field(default=1.0, metadata={"min": 0.0})
     top_p: float = field(default=0.8, metadata={"above": 0.0, "max": 1.0})
+    max_tokens: int = field(default=256, metadata={"min": 1})  # in one sampled turn
     batch_tokens: int = field(default=8192, metadata={"min": 32})
     bootstrap: int = field(default=1000, metadata={"min": 100})
+    concurrency: int = field(default=64, metadata={"min": 1})
+    budget: float | None = field(default=None, metadata={"above": 0.0})  # USD for sampled turns
+    prices: str | None = field(default=None, metadata={"path": True})  # YAML; over the shipped ones
+    api_key_env: str = "OPENAI_API_KEY"  # of simulators on servers
+    server: Server = Server()
+
+
+SANDBOXES = ("bubblewrap", "none")
+DOMAINS = ("math", "code")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Table 3 of the paper: tasks that a user reveals to an assistant whose answers are checked."""
+
+    tasks: str | None = field(default=None, metadata={"path": True, "or": "own"})  # own: shipped
+    runs: int = field(default=10, metadata={"min": 1})  # of each task
+    domain: str | None = field(default=None, metadata={"one_of": DOMAINS})  # default: both
+    limit: int | None = field(default=None, metadata={"min": 1})  # tasks of the file
+    judge: Judge = Judge()  # maps the user's turns to shards
+    # none: model-written programs run without protection
+    sandbox: str = field(default="bubblewrap", metadata={"one_of": SANDBOXES})
+    check_seconds: float = field(default=10.0, metadata={"above": 0.0})  # for one program
 
 
 @dataclass(frozen=True)
@@ -327,6 +402,7 @@ class Recipe:
     assistant: Assistant | None = None
     evaluate: Evaluate | None = None
     generate: Generate | None = None
+    benchmark: Benchmark | None = None
     report: Report | None = None
     push: Push | None = None
 
