@@ -40,6 +40,7 @@ from userlm_synth.records import Record
 from userlm_synth.user_lm.render import WORD
 
 GOAL = 3.0  # times as fast as the usual loop
+LOOPS = ("transformers, a conversation at a time", "transformers, a sample at a time")
 TOLERANCE = 1e-4  # relative, of perplexity
 SIZES = (2000, 20_000)  # first turns
 DIALOGUES = 10_000
@@ -52,17 +53,21 @@ MIB = 1 << 20
 
 def perplexity(options: Namespace) -> None:
     chats = conversations(options.source)
-    print("| model | conversations | way | seconds | CPU s | user tokens/s | times | perplexity |")
+    head = "model", "conversations", "way", "seconds", "CPU s", "user tokens/s", "times ours", "PPL"
+    print("| " + " | ".join(head) + " |")
     print("| --- " * 8 + "|")
     with tempfile.TemporaryDirectory() as folder:
         small = tiny_user_lm(chats, Path(folder) / "user_lm")
-        ratios = [compare("tiny user LM", small, chats[: options.conversations], options)]
+        few = chats[: options.conversations]
+        ratios = {"tiny user LM": compare("tiny user LM", small, few, options)}
     if options.model:
-        few = chats[: options.few]
-        ratios.append(compare(Path(options.model).name, options.model, few, options))
+        name = Path(options.model).name
+        ratios[name] = compare(name, options.model, chats[: options.few], options)
     print("\n" + machine())
-    for ratio in ratios:
-        print(f"{'ok' if ratio >= GOAL else 'MISSED'}: {ratio:.2f} times as fast, goal {GOAL:.0f}")
+    for way in LOOPS:
+        for name, times in ratios.items():
+            verdict = "ok" if times[way] >= GOAL else "MISSED"
+            print(f"{verdict}: {name}, {times[way]:.2f} times {way} (goal {GOAL:.0f})")
 
 
 def tiny_user_lm(chats: Sequence[Record], out: Path) -> str:
@@ -78,8 +83,8 @@ def tiny_user_lm(chats: Sequence[Record], out: Path) -> str:
     return str(out)
 
 
-def compare(name: str, path: str, chats: Sequence[Record], options: Namespace) -> float:
-    """How many times as fast `score` is as the usual loop over conversations."""
+def compare(name: str, path: str, chats: Sequence[Record], options: Namespace) -> dict[str, float]:
+    """How many times as fast `score` is as each of the loops."""
     from userlm_synth.evaluation.scoring import Model, score
     from userlm_synth.user_lm import load_model
 
@@ -95,8 +100,8 @@ def compare(name: str, path: str, chats: Sequence[Record], options: Namespace) -
 
     ways: dict[str, Callable[[Sequence[Record]], tuple[float, int]]] = {
         "ours": ours,
-        "transformers, a conversation at a time": lambda some: usual_loop(model, peer, some, False),
-        "transformers, a sample at a time": lambda some: usual_loop(model, peer, some, True),
+        LOOPS[0]: lambda some: usual_loop(model, peer, some, False),
+        LOOPS[1]: lambda some: usual_loop(model, peer, some, True),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     cpu = dict.fromkeys(ways, 0.0)
@@ -109,19 +114,18 @@ def compare(name: str, path: str, chats: Sequence[Record], options: Namespace) -
             found[way] = work(chats)
             seconds[way].append(clock(model) - started)
             cpu[way] += (time.process_time() - cpu_started) / options.repeats
-    usual = list(ways)[1]
     middle = {way: statistics.median(some) for way, some in seconds.items()}
     values = {way: math.exp(nats / tokens) for way, (nats, tokens) in found.items()}
     for way in ways:
         assert abs(values[way] / values["ours"] - 1) < TOLERANCE, f"{way}: {values}"
-        times = middle[usual] / middle[way]
+        times = middle[way] / middle["ours"]
         print(
             f"| {name} | {len(chats)} | {way} | {middle[way]:.2f} "
             f"({min(seconds[way]):.2f} to {max(seconds[way]):.2f}) | {cpu[way]:.2f} "
             f"| {found[way][1] / middle[way]:,.0f} | {times:.2f} | {values[way]:.4f} |",
             flush=True,
         )
-    return middle[usual] / middle["ours"]
+    return {way: middle[way] / middle["ours"] for way in LOOPS}
 
 
 def usual_loop(model: Any, peer: Any, chats: Sequence[Record], each_sample: bool) -> Any:
@@ -179,12 +183,24 @@ def clock(model: Any) -> float:
 
 
 def jaccard(options: Namespace) -> None:
-    print("| first turns | seconds | MiB at most, above the start |\n| --- | --- | --- |")
+    print(
+        "| first turns | what | seconds | MiB at most, above the start |\n| --- | --- | --- | --- |"
+    )
+    ways = {"all pairs": all_pairs, "all pairs, with the interval": with_interval}
     for size in SIZES:
         texts = zipf_texts(size)
-        seconds, grown = apart(metrics.diversity_estimate, texts)
-        print(f"| {size:,} | {seconds:.1f} | {grown:,.0f} |", flush=True)
+        for what, work in ways.items():
+            seconds, grown = apart(work, texts)
+            print(f"| {size:,} | {what} | {seconds:.2f} | {grown:,.0f} |", flush=True)
     print("\n" + machine())
+
+
+def all_pairs(texts: Sequence[str]) -> None:
+    metrics.first_turn_diversity(texts, limit=None)
+
+
+def with_interval(texts: Sequence[str]) -> None:
+    metrics.diversity_estimate(texts, limit=None)
 
 
 def zipf_texts(count: int) -> list[str]:
@@ -204,12 +220,17 @@ def apart(work: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
 
 
 def _measured(work: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
+    before, started = most_memory(), time.perf_counter()
     work(*arguments)
-    seconds = time.perf_counter() - started
-    return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / MIB
+    return time.perf_counter() - started, (most_memory() - before) / MIB
+
+
+def most_memory() -> int:
+    """Bytes that this process has had at most. Linux's getrusage counts those of its parent too."""
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
+    return int(line.split()[1]) * 1024
 
 
 def of_scores(dialogues: Sequence[Record]) -> None:
@@ -237,8 +258,54 @@ def of_ends(dialogues: Sequence[Record]) -> None:
 
 
 def of_first_turns(dialogues: Sequence[Record]) -> None:
-    """First-turn diversity."""
-    metrics.diversity_estimate([one["messages"][0]["content"] for one in dialogues])
+    """First-turn diversity of all, and overlaps."""
+    from userlm_synth.evaluation.first_turns import first_turn_figures, human_first_turns
+
+    with_interval([one["messages"][0]["content"] for one in dialogues])
+    some = dialogues[:2000]
+    first_turn_figures(some, human_first_turns(some), samples=1000, seed=0)
+
+
+def of_decomposition(dialogues: Sequence[Record]) -> None:
+    """Overlap of every turn with the intent, and cumulative."""
+    from userlm_synth.evaluation.decomposition import decomposition_figures, human_turns
+
+    decomposition_figures(dialogues, human_turns(dialogues), samples=1000, seed=0)
+
+
+def of_naturalness(dialogues: Sequence[Record]) -> None:
+    """Classifier and two-sample tests: people, a contrast and a simulator, 2,000 texts each."""
+    from userlm_synth.evaluation.naturalness import naturalness_of
+    from userlm_synth.recipe import Naturalness
+
+    texts = [one["messages"][0]["content"] for one in dialogues[:6000]]
+    rows = {
+        name: {str(number): text for number, text in enumerate(texts[at::3])}
+        for at, name in enumerate(("human", "prompted", "simulator"))
+    }
+    kinds = {"human": "human", "prompted": "prompted", "simulator": "user_lm"}
+    with tempfile.TemporaryDirectory() as kept:
+        naturalness_of(
+            rows, kinds, Naturalness(), limit=2000, samples=1000, seed=0, kept=Path(kept)
+        )
+
+
+def of_role(dialogues: Sequence[Record]) -> None:
+    """Choices that a turn names."""
+    from userlm_synth.evaluation.role_adherence import outcome
+
+    for one in dialogues:
+        choices = one["intent"].split()[:5]
+        outcome(one["messages"][0]["content"], choices)
+
+
+def of_intent(dialogues: Sequence[Record]) -> None:
+    """A share of verdicts with its interval."""
+    from userlm_synth.evaluation.estimates import Units
+
+    Units.means({one["id"]: float(len(one["id"]) % 2) for one in dialogues}).estimate(
+        samples=1000, seed=0
+    )
 
 
 #: A figure's own work on dialogues; each runs in a process of its own.
@@ -246,6 +313,10 @@ WORK: dict[str, Callable[[Sequence[Record]], None]] = {
     "perplexity": of_scores,
     "termination": of_ends,
     "first-turn diversity": of_first_turns,
+    "intent decomposition": of_decomposition,
+    "naturalness": of_naturalness,
+    "role adherence": of_role,
+    "intent adherence": of_intent,
 }
 
 

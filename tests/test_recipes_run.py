@@ -77,7 +77,8 @@ def parse(arguments: list[str]) -> dict[str, Any]:
 
 
 TRAINING = [name for name in NAMES if trains(name)]
-GENERATING = [name for name in NAMES if not trains(name)]
+GENERATING = [name for name in NAMES if not trains(name) and "\ngenerate:" in text_of(name)]
+COMPARING = [name for name in NAMES if name not in TRAINING + GENERATING]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,11 @@ def test_a_shipped_recipe_is_valid_and_called_what_its_file_is(name: str, cli: A
 def test_the_commands_in_a_recipes_header_parse(name: str, stand_ins: Path) -> None:
     lines = [program_arguments(words) for words in commands(name)]
     assert lines, "no command in the header"
-    verbs = ("run", "train") if trains(name) else ("generate",)
+    verbs = {
+        **dict.fromkeys(TRAINING, ("run", "train")),
+        **dict.fromkeys(GENERATING, ("generate",)),
+    }
+    verbs = verbs.get(name, ("evaluate",))
     assert any(line[0] in verbs and line[1] == name for line in lines)
     for line in lines:
         given = parse(line)
@@ -251,6 +256,31 @@ def test_a_recipe_without_intents_is_valid_but_does_not_run(
         done = cli(command, name, "--out", tmp_path / command)
         assert done.code == 1
         assert "intents" in done.error
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_a_recipe_that_compares_simulators_does_with_stand_ins(
+    name: str, stand_ins: Path, tmp_path: Path, cli: Any
+) -> None:
+    write_records(tmp_path / "test.jsonl", make_conversations(3, 1), "conversation")
+    models = {label: {"model": str(stand_ins / "user_lm")} for label in ("usp-8b", "mine")}
+    done = cli(
+        "evaluate", name, f"evaluate.models={json.dumps(models)}", "evaluate.max_tokens=8",
+        "evaluate.bootstrap=100", "--conversations", tmp_path / "test.jsonl",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    rows = json.loads((tmp_path / "out/evaluation.json").read_text())["results"]
+    assert [row["label"] for row in rows] == ["usp-8b", "mine", "human"]
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_a_recipe_without_conversations_is_evaluated_on_a_file_and_not_run(
+    name: str, tmp_path: Path, cli: Any
+) -> None:
+    done = cli("run", name, "--out", tmp_path / "run")
+    assert done.code == 1
+    assert "userlm-synth evaluate RECIPE --conversations FILE" in done.error
 
 
 def test_train_refuses_a_recipe_that_trains_nothing(cli: Any) -> None:

@@ -59,6 +59,11 @@ class Run:
             models = (*chats, "base", "user_lm")
             others = [one.model for one in (recipe.evaluate.models or {}).values()]
             made = [_content_of(spec) for spec in others]
+            if not recipe.conversations:
+                raise UserError(
+                    "conversations: is missing; run evaluates on its test split (on a file of "
+                    "yours: userlm-synth evaluate RECIPE --conversations FILE --out DIR)"
+                )
             add("evaluation", "evaluate", models, self._evaluation, **start, others=made)
         if recipe.generate:
             side = asdict(recipe.assistant) if recipe.assistant else {}
