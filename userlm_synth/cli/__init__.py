@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from userlm_synth import __version__
+from userlm_synth.cli.benchmark import benchmark
 from userlm_synth.cli.chat import chat
 from userlm_synth.cli.conversations import intents, prepare
 from userlm_synth.cli.dialogues import generate, report, run, validate
@@ -17,6 +18,7 @@ from userlm_synth.cli.models import evaluate, flip, merge, train
 from userlm_synth.cli.program import Program
 from userlm_synth.cli.recipes import recipes
 from userlm_synth.cli.serving import serve
+from userlm_synth.cli.utility import utility
 
 __all__ = ["main"]
 
@@ -35,7 +37,7 @@ def main(verbose: bool) -> None:
 
 # in the order of the flow, as `--help` lists them
 for command in (
-    run, prepare, intents, flip, train, merge, evaluate, generate, serve, chat, validate,
-    report, doctor, recipes,
+    run, prepare, intents, flip, train, merge, evaluate, benchmark, generate, utility, serve, chat,
+    validate, report, doctor, recipes,
 ):  # fmt: skip
     main.add_command(command)

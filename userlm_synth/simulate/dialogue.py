@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from userlm_synth.user_lm import ChatFormat
 
 Keep = Callable[[str, int, Record], Awaitable[None]]
+Solved = Callable[["Talk"], Awaitable[bool]]
 COUNTED = ("prompt_tokens", "completion_tokens", "cached_tokens")
 
 
@@ -47,6 +48,7 @@ class Talk:
     usage: dict[str, list[int]] = field(
         default_factory=lambda: {"user": [0] * len(COUNTED), "assistant": [0] * len(COUNTED)}
     )
+    notes: Record = field(default_factory=dict)  # of what watches the dialogue: to its metadata
     prompts: dict[str, Running] = field(default_factory=dict)
 
     def spend(self, side: str, result: Result) -> None:
@@ -72,12 +74,13 @@ class Talk:
 
     def last_turn(self) -> Record:
         """What the store keeps of the turn just added: its text, and the sums so far."""
-        return {
+        kept: Record = {
             "content": self.messages[-1]["content"],
             "end_probabilities": self.end_probabilities,
             "guardrails": self.guardrails,
             "usage": self.usage,
         }
+        return {**kept, "notes": self.notes} if self.notes else kept
 
     def play(self, turns: list[Record]) -> None:
         """Go on from turns that were kept."""
@@ -88,6 +91,7 @@ class Talk:
             self.end_probabilities = turns[-1]["end_probabilities"]
             self.guardrails = Counter(turns[-1]["guardrails"])
             self.usage = turns[-1]["usage"]
+            self.notes = turns[-1].get("notes", {})
 
 
 @dataclass
@@ -120,7 +124,9 @@ class Simulator:
     """The two sides and their settings; `hold` runs one dialogue.
 
     `users` are the user models by slice. Once `stopping` is set, dialogues pause after the turn
-    that is under way.
+    that is under way. `solved` is asked after each of the assistant's turns, before the user's
+    next one (so that a dialogue that goes on is asked about too), whether the user has what was
+    wanted.
     """
 
     users: dict[str, UserSide]
@@ -129,6 +135,7 @@ class Simulator:
     side: Assistant
     recipe_hash: str
     stopping: bool = False
+    solved: Solved | None = None
     filters: dict[int, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -141,6 +148,12 @@ class Simulator:
             if self.stopping:
                 raise Paused
             before = len(talk.messages)
+            if before and before % 2 == 0 and self.solved:
+                if await self.solved(talk):
+                    stop = "solved"
+                    break
+                if self.stopping:  # by now
+                    raise Paused
             if before % 2:
                 stop, reason = await self._assistant_turn(talk)
             else:
@@ -285,7 +298,7 @@ class Simulator:
             "intent": plan.intent,
             "persona": plan.persona,
             "messages": talk.messages,
-            "metadata": plan.metadata,
+            "metadata": {**plan.metadata, **talk.notes},
             "intent_id": plan.intent_id,
             "seed": plan.seed,
             "stop_reason": stop,

@@ -31,6 +31,7 @@ class Job:
     out: Path
     seed: int
     recipe_hash: str
+    ends_when: Record | None = None  # what else ends a dialogue than the sides' own settings
 
     @property
     def user_specs(self) -> dict[str, str]:
@@ -105,6 +106,7 @@ class Sides:
                 "model": self.assistant.name,
             },
             "seed": job.seed,
+            **({"ends_when": job.ends_when} if job.ends_when else {}),
         }
 
 
