@@ -68,7 +68,7 @@ def test_a_run_does_every_stage_and_says_where_things_are(finished_run: Path) ->
     shown = (finished_run / "stdout.txt").read_text()
     for stage in STAGES:
         assert str(finished_run / stage) in shown
-    assert "end of dialogue F1" in shown
+    assert "Dialogue termination" in shown
     assert len(dialogues(finished_run)) >= 4
 
 
