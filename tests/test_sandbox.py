@@ -103,7 +103,7 @@ def test_nothing_of_the_host_can_be_read(tmp_path: Path) -> None:
     secret.write_text("top secret")
     places = [
         "/etc/passwd", "/etc/shadow", "/etc/hostname", "/proc/1/environ", "/proc/self/environ",
-        "/proc/mounts", "/sys", "/var", "/run", "/usr/bin", "/root/.ssh", "/home", str(secret),
+        "/proc/mounts", "/sys", "/var", "/run", "/usr/bin", "/root", "/home", str(secret),
         str(Path.home() / ".bashrc"), str(Path.cwd()), str(ROOT / "setup.cfg"), __file__,
     ]  # fmt: skip
     source = f"""
