@@ -434,3 +434,9 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return ", ".join(value) or "none" if isinstance(value, tuple) else str(value or "none")
+
+
+def test_the_bare_task_of_a_benchmark_repeats_the_intent():
+    intent = f"{INTENT_OPENING} complete the following: Add 3 and 4."
+    assert fault("add 3 and 4", "eot", [], intent, Guardrails()) == "repeats_the_intent"
+    assert fault("add 3 to 4", "eot", [], intent, Guardrails()) is None

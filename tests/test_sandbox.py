@@ -430,7 +430,7 @@ def test_without_bubblewrap_the_error_says_what_to_do() -> None:
     assert find_sandbox() is None
     with pytest.raises(UserError) as caught:
         require_sandbox()
-    for part in ("apt install bubblewrap", "--domain math", "benchmark.sandbox=none"):
+    for part in ("apt install bubblewrap", "benchmark.domain=math", "benchmark.sandbox=none"):
         assert part in str(caught.value)
     with pytest.raises(UserError):  # never without protection by itself
         run_python("print(1)")

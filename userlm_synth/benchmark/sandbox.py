@@ -36,7 +36,7 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0", "HOME": "/tmp", "LANG": "C.UTF-8"}
 MISSING = (
     "code tasks run model-written programs and need bubblewrap, which is not there (or does not "
     "work here: {reason}): install it (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install "
-    "bubblewrap; it is for Linux), leave code tasks out with --domain math, or set "
+    "bubblewrap; it is for Linux), leave code tasks out (benchmark.domain=math), or set "
     "benchmark.sandbox=none to run them without protection"
 )
 

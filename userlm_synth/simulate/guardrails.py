@@ -101,8 +101,11 @@ def _same(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _goal(intent: str) -> frozenset[str]:
-    """The intent, whole and without its usual opening."""
-    return frozenset({_same(intent), _same(intent.removeprefix(INTENT_OPENING))})
+    """The intent, whole and without its usual opening, and a benchmark's bare task."""
+    goal = intent.removeprefix(INTENT_OPENING)
+    return frozenset(
+        map(_same, (intent, goal, goal.strip().removeprefix("complete the following:")))
+    )
 
 
 # ---- the first word --------------------------------------------------------------------------
