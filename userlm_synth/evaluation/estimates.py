@@ -78,7 +78,7 @@ class Units:
 
     def plain(self) -> Record:
         """As data, for a file; `Units.read` reads it."""
-        top, bottom = ([round(float(x), 6) for x in one] for one in (self.top, self.bottom))
+        top, bottom = ([float(x) for x in one] for one in (self.top, self.bottom))
         shape = {"scale": self.scale, "exp": self.exp, "count": self.count}
         return {"ids": list(self.ids), "top": top, "bottom": bottom, **shape}
 
