@@ -301,7 +301,7 @@ def of_role(dialogues: Sequence[Record]) -> None:
 
 def of_intent(dialogues: Sequence[Record]) -> None:
     """A share of verdicts with its interval."""
-    from userlm_synth.evaluation.estimates import Units
+    from userlm_synth.estimates import Units
 
     Units.means({one["id"]: float(len(one["id"]) % 2) for one in dialogues}).estimate(
         samples=1000, seed=0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from userlm_synth.evaluation.estimates import Units
+from userlm_synth.estimates import Units
 from userlm_synth.records import Record, to_line, write_json
 
 N = 200

@@ -9,6 +9,7 @@ import pytest
 from evaluations import N, ids, make_evaluation, one, shares, without, write_evaluation
 
 from userlm_synth.errors import UserError
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.compare import (
     COMPARED,
     compare,
@@ -16,7 +17,6 @@ from userlm_synth.evaluation.compare import (
     holm,
     independent,
 )
-from userlm_synth.evaluation.estimates import Units
 from userlm_synth.records import Record
 
 LABEL = "UserLM-1"

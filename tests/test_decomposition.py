@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toys import conversation
+from userlm_synth.estimates import difference
 from userlm_synth.evaluation.decomposition import (
     decomposition_figures,
     decomposition_places,
     human_turns,
     sampled_turns,
 )
-from userlm_synth.evaluation.estimates import difference
 from userlm_synth.evaluation.first_turns import SHARES, first_turn_places
 from userlm_synth.evaluation.sampling import sample
 from userlm_synth.evaluation.simulators import open_simulator

@@ -14,9 +14,9 @@ from aiohttp import web
 
 import toys
 from userlm_synth.errors import UserError
-from userlm_synth.evaluation import pangram
-from userlm_synth.evaluation.detectors import judge_texts
 from userlm_synth.evaluation.naturalness import naturalness_of
+from userlm_synth.naturalness import pangram
+from userlm_synth.naturalness.detectors import judge_texts
 from userlm_synth.recipe.sections import Naturalness
 
 KEY = "secret-key-of-pangram"

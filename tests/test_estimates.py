@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from userlm_synth.evaluation import estimates
-from userlm_synth.evaluation.estimates import Units, difference
+from userlm_synth import estimates
+from userlm_synth.estimates import Units, difference
 
 
 def units(top, bottom=None, **more):

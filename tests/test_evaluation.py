@@ -157,7 +157,7 @@ def test_gaps_compare_models_and_a_model_with_itself(table):
 
 
 def test_units_give_the_figures_of_the_evaluation(table):
-    from userlm_synth.evaluation.estimates import Units
+    from userlm_synth.estimates import Units
 
     rows, out, _ = table
     lines = [json.loads(line) for line in (out / "units.jsonl").read_text().splitlines()]

@@ -24,13 +24,14 @@ HEAVY = {
 }  # fmt: skip
 
 LEAVES = {
-    "_version", "errors", "folders", "language", "locks", "metrics", "money", "pages", "privacy",
-    "progress", "resources", "world",
+    "_version", "errors", "estimates", "folders", "language", "locks", "metrics", "money", "pages",
+    "privacy", "progress", "resources", "world",
 }  # fmt: skip
 LOW = LEAVES | {"records", "recipe"}
 STAGES = {
     "conversations", "evaluation", "flip", "hub", "intents", "reporting", "simulate", "training",
 }  # fmt: skip
+READING = ("arrays", "near", "openings", "reading")
 MAY_IMPORT = {
     "": {"_version"},
     **{leaf: {"errors", "resources"} for leaf in LEAVES},
@@ -44,14 +45,18 @@ MAY_IMPORT = {
     "flip": LOW | {"user_lm"},
     "recipe_schema": LOW,
     "training": LOW | {"", "user_lm"},
-    "reporting": LOW,
-    "hub": LOW | {""},
+    # any dataset is read, and copies in it are found, as when conversations are prepared
+    "reporting": LOW
+    | {"naturalness"}
+    | {f"conversations.{one}" for one in READING},
+    "hub": LOW | {"", "conversations.reading"},
+    "naturalness": LOW | {"asking", "user_lm"},
     "intents": LOW | {"asking", "backends"},
     "simulate": LOW | {"backends", "user_lm"},
     "serving": LOW | {"backends", "user_lm"},
     # scores with the training loss, so that the two cannot disagree
     "evaluation": LOW
-    | {"asking", "backends", "user_lm"}
+    | {"asking", "backends", "naturalness", "user_lm"}
     | {f"training.{one}" for one in ("attention", "batches", "loss", "tokens")},
     # a benchmark is dialogues that are scored, an experiment trains and scores
     "benchmark": LOW | {"asking", "backends", "simulate", "user_lm"},
@@ -59,9 +64,11 @@ MAY_IMPORT = {
     "run_folder": LOW | {""},
     "pipeline": LOW | STAGES | {"run_folder", "user_lm"},
     "summary": LOW | {"evaluation.columns"},
+    "publishing": LOW | {"hub", "reporting"},
     "cli": LOW
     | STAGES
-    | {"", "backends", "benchmark", "user_lm", "pipeline", "serving", "summary", "utility"},
+    | {"", "backends", "benchmark", "user_lm", "pipeline", "publishing", "serving", "summary"}
+    | {"utility"},
     "__main__": {"cli"},
 }
 
@@ -157,7 +164,9 @@ def test_numpy_is_imported_at_the_top_where_everything_needs_it() -> None:
         if any(one.split(".")[0] == "numpy" for one in imports(node, name, MODULES[name]))
     }
     assert {name.rpartition(".")[0] for name in users} == {
-        "userlm_synth.conversations", "userlm_synth.evaluation", "userlm_synth.training",
+        "userlm_synth",  # estimates
+        "userlm_synth.conversations", "userlm_synth.evaluation", "userlm_synth.naturalness",
+        "userlm_synth.reporting", "userlm_synth.training",
     }  # fmt: skip
 
 
@@ -182,6 +191,8 @@ def test_stages_do_not_import_each_other_but_for_the_scores() -> None:
     }
     assert {stage: found for stage, found in exceptions.items() if found} == {
         "evaluation": {f"training.{one}" for one in ("attention", "batches", "loss", "tokens")},
+        "reporting": {f"conversations.{one}" for one in READING},
+        "hub": {"conversations.reading"},
     }
 
 

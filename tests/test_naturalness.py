@@ -16,9 +16,9 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from userlm_synth.errors import UserError
-from userlm_synth.evaluation import classifier
 from userlm_synth.evaluation.naturalness import NO_CONTRAST, naturalness_of
-from userlm_synth.evaluation.texts import FEWEST, choose, read_contrast, tokens
+from userlm_synth.naturalness import classifier
+from userlm_synth.naturalness.texts import FEWEST, choose, read_contrast, tokens
 from userlm_synth.recipe.sections import Naturalness
 from userlm_synth.records import load_schema
 

@@ -15,8 +15,8 @@ from one_by_one import score_one_by_one
 from toys import INTENT, TEXTS, conversation
 from userlm_synth.backends.prompted import NEXT, told_to
 from userlm_synth.errors import UserError
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation import scoring
-from userlm_synth.evaluation.estimates import Units
 from userlm_synth.evaluation.perplexity import by_turn, gap, perplexity, word_units
 from userlm_synth.evaluation.prompted import open_model, why_not_scored
 from userlm_synth.evaluation.scores import Places, Scores, names_of

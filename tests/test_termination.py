@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from toys import conversation
-from userlm_synth.evaluation.estimates import difference
+from userlm_synth.estimates import difference
 from userlm_synth.evaluation.scores import Places
 from userlm_synth.evaluation.termination import (
     NO_END_TOKEN,

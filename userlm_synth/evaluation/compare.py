@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from userlm_synth.errors import UserError
+from userlm_synth.estimates import difference
 from userlm_synth.evaluation.columns import (
     BITS,
     FURTHER,
@@ -24,7 +25,6 @@ from userlm_synth.evaluation.columns import (
     fixed,
     shortened,
 )
-from userlm_synth.evaluation.estimates import difference
 from userlm_synth.evaluation.matching import (
     Evaluation,
     comparable,

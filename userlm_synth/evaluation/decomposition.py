@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from userlm_synth.evaluation.estimates import Units
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.first_turns import SHARES, overlap, place_id
 from userlm_synth.evaluation.kept import Turn
 from userlm_synth.evaluation.sampling import Place

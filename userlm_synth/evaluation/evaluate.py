@@ -49,7 +49,7 @@ from userlm_synth.recipe import lasting
 from userlm_synth.records import Record, make_folder, write_bytes, write_json
 
 if TYPE_CHECKING:
-    from userlm_synth.evaluation.estimates import Units
+    from userlm_synth.estimates import Units
     from userlm_synth.evaluation.scores import Scores
     from userlm_synth.recipe import Evaluate, Simulator
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from userlm_synth import metrics
-from userlm_synth.evaluation.estimates import Units
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.kept import Turn
 from userlm_synth.evaluation.sampling import Place
 from userlm_synth.records import Record, stable_hash, user_turns

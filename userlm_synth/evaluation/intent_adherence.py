@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from userlm_synth.evaluation.estimates import Units
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.kept import Turn
 from userlm_synth.evaluation.probes import Probes, make_probes, read_open
 from userlm_synth.evaluation.verdicts import REFUSED, Exchange, verdicts

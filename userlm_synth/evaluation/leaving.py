@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from userlm_synth.evaluation.estimates import Units
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.kept import Turn
 from userlm_synth.evaluation.sampling import Place
 from userlm_synth.evaluation.scores import Places, Scores

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from userlm_synth.errors import UserError
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.columns import (
     SIX,
     Figure,
@@ -22,7 +23,6 @@ from userlm_synth.evaluation.columns import (
     plain,
     shortened,
 )
-from userlm_synth.evaluation.estimates import Units
 from userlm_synth.records import Record, open_text, parse_json, read_lines, record_problems
 
 #: What has to be the same for a figure to be the same measurement, by its name in a row.

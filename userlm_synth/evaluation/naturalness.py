@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from userlm_synth.evaluation import classifier
-from userlm_synth.evaluation.classifier import Corpus, Ints
-from userlm_synth.evaluation.detectors import judge_texts
-from userlm_synth.evaluation.estimates import Floats, Units
-from userlm_synth.evaluation.texts import (
+from userlm_synth.estimates import Floats, Units
+from userlm_synth.naturalness import classifier
+from userlm_synth.naturalness.classifier import Corpus, Ints
+from userlm_synth.naturalness.detectors import judge_texts
+from userlm_synth.naturalness.texts import (
     FEWEST,
     HUMAN,
     WHAT,

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from userlm_synth.evaluation.estimates import Units, difference
+from userlm_synth.estimates import Units, difference
 from userlm_synth.evaluation.scores import Scores
 from userlm_synth.records import Record
 

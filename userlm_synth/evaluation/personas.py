@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 
-from userlm_synth.evaluation.estimates import Units
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.perplexity import gap, word_units
 from userlm_synth.evaluation.scoring import Model, score
 from userlm_synth.recipe import Evaluate

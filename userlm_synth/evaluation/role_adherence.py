@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from userlm_synth import metrics
-from userlm_synth.evaluation.estimates import Units
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.kept import Turn
 from userlm_synth.evaluation.probes import Probes, make_probes, read_choices
 from userlm_synth.records import INTENT_OPENING, Record

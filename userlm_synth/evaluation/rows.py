@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from userlm_synth.evaluation.estimates import Units
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.first_turns import with_intent
 from userlm_synth.evaluation.scores import Scores
 from userlm_synth.progress import say

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from userlm_synth.evaluation.estimates import Units
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.scores import Bools, Floats, Ints, Places
 from userlm_synth.records import Record
 

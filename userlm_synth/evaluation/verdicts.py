@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from userlm_synth.asking import CUT_OFF, Asker, Cache, Question
 from userlm_synth.backends.prompted import THOUGHT
 from userlm_synth.errors import UserError
-from userlm_synth.evaluation.estimates import Units
+from userlm_synth.estimates import Units
 from userlm_synth.evaluation.probes import quoted
 from userlm_synth.money import Price, Purse, load_prices
 from userlm_synth.progress import Progress

@@ -16,7 +16,7 @@ from userlm_synth.records import Record
 from userlm_synth.utility.scoring import WordScores
 
 if TYPE_CHECKING:
-    from userlm_synth.evaluation.estimates import Units
+    from userlm_synth.estimates import Units
 
 SAMPLES = 1000  # of the bootstrap
 #: Student's t, 97.5 %, for 1 to 10 degrees of freedom; the last is on the safe side for more
@@ -27,7 +27,7 @@ def mean_perplexity(seeds: Sequence[WordScores]) -> Units:
     """exp of the loss of a word, averaged over an arm's seeds, conversation by conversation."""
     import numpy as np
 
-    from userlm_synth.evaluation.estimates import Units
+    from userlm_synth.estimates import Units
 
     top = np.mean([one.nats for one in seeds], axis=0)
     return Units(seeds[0].ids, top, np.array(seeds[0].tokens, dtype=float), exp=True)
@@ -50,7 +50,7 @@ def arm_figures(seeds: Sequence[WordScores]) -> Record:
 
 def pair_figures(arm: str, beside: str, scores: dict[str, list[WordScores]]) -> Record:
     """The perplexity of `arm` over that of `beside` on the same conversations."""
-    from userlm_synth.evaluation.estimates import difference
+    from userlm_synth.estimates import difference
 
     own, other = scores[arm], scores[beside]
     gap = difference(mean_perplexity(own), mean_perplexity(other), samples=SAMPLES, seed=0)

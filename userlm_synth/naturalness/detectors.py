@@ -15,7 +15,7 @@ from typing import Any
 
 from userlm_synth.asking import Cache
 from userlm_synth.errors import UserError
-from userlm_synth.evaluation.pangram import ask_pangram
+from userlm_synth.naturalness.pangram import ask_pangram
 from userlm_synth.progress import Progress
 from userlm_synth.records import stable_hash
 from userlm_synth.user_lm import load_tokenizer
