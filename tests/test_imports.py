@@ -24,10 +24,10 @@ HEAVY = {
 }  # fmt: skip
 
 LEAVES = {
-    "_version", "errors", "estimates", "folders", "language", "locks", "metrics", "money", "pages",
+    "_version", "errors", "folders", "language", "locks", "metrics", "money", "pages",
     "privacy", "progress", "resources", "world",
 }  # fmt: skip
-LOW = LEAVES | {"records", "recipe"}
+LOW = LEAVES | {"estimates", "records", "recipe"}
 STAGES = {
     "conversations", "evaluation", "flip", "hub", "intents", "reporting", "simulate", "training",
 }  # fmt: skip
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "money": {"errors", "progress"},
     "records": {"errors", "resources"},
     "recipe": {"errors", "resources", "records"},
+    "estimates": {"records"},
     "user_lm": LOW,
     "backends": LOW | {"user_lm"},
     "asking": LOW | {"backends"},
