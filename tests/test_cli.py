@@ -168,7 +168,7 @@ def test_a_file_that_is_not_there_is_one_line(cli: Cli, tmp_path: Path) -> None:
         error = cli(*arguments).error
         assert str(missing.stem) in error
         assert "no " in error
-    assert "is a folder" in cli("validate", tmp_path).error
+    assert "no file of a known kind" in cli("validate", tmp_path).error
     assert list(tmp_path.iterdir()) == []
 
 

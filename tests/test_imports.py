@@ -47,11 +47,9 @@ MAY_IMPORT = {
     "recipe_schema": LOW,
     "training": LOW | {"", "user_lm"},
     # any dataset is read, and copies in it are found, as when conversations are prepared
-    "reporting": LOW
-    | {"naturalness"}
-    | {f"conversations.{one}" for one in READING},
+    "reporting": LOW | {"naturalness"} | {f"conversations.{one}" for one in READING},
     "hub": LOW | {"", "conversations.reading"},
-    "naturalness": LOW | {"asking", "user_lm"},
+    "naturalness": LOW | {"asking", "backends", "user_lm"},
     "intents": LOW | {"asking", "backends"},
     "simulate": LOW | {"backends", "user_lm"},
     "serving": LOW | {"backends", "user_lm"},

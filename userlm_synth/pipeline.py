@@ -236,23 +236,31 @@ class Run:
             return generate(job)
 
     def _report(self) -> Record:
-        from userlm_synth.reporting import write_report
+        from userlm_synth.reporting import Inputs, write_report
 
-        accepted, rejected = read_dialogues(self.out / "dialogues")
-        title = self.recipe.report and self.recipe.report.title
-        reference = read_records(self.chats / "test.jsonl", "conversation")
-        write_report(
-            accepted, rejected, reference, self.out / "report",
-            title=title or f"{self.recipe.name}: dialogues beside held-out conversations",
-            seed=self.recipe.seed,
-        )  # fmt: skip
+        settings = self.recipe.report
+        assert settings
+        given = self.recipe.generate and self.recipe.generate.intents
+        train = self.chats / "train.jsonl"
+        inputs = Inputs(
+            dialogues=self.out / "dialogues",
+            reference=self.chats / "test.jsonl",
+            training=train if self.recipe.train and train.stat().st_size else None,
+            intents=Path(given) if given else self.chats / "test.jsonl",
+        )
+        title = settings.title or f"{self.recipe.name}: dialogues beside held-out conversations"
+        write_report(inputs, settings, self.out / "report", title=title, seed=self.recipe.seed)
         return {}
 
     def _dataset(self) -> Record:
         from userlm_synth.hub import build_dataset
+        from userlm_synth.reporting import render_page, write_plots
 
-        assert self.recipe.push
-        return build_dataset(self.out, self.out / "dataset", self.recipe.push, self.recipe.name)
+        settings, out = self.recipe.push, self.out / "dataset"
+        assert settings
+        return build_dataset(
+            self.out, out, settings, self.recipe.name, page=render_page, plots=write_plots
+        )
 
 
 def _files_of(conversations: Conversations) -> list[object]:

@@ -12,10 +12,11 @@ from userlm_synth import __version__
 from userlm_synth.cli.benchmark import benchmark
 from userlm_synth.cli.chat import chat
 from userlm_synth.cli.conversations import intents, prepare
-from userlm_synth.cli.dialogues import generate, report, run, validate
+from userlm_synth.cli.dialogues import generate, run
 from userlm_synth.cli.doctor import doctor
 from userlm_synth.cli.models import evaluate, flip, merge, train
 from userlm_synth.cli.program import Program
+from userlm_synth.cli.published import push, report, validate
 from userlm_synth.cli.recipes import recipes
 from userlm_synth.cli.serving import serve
 from userlm_synth.cli.utility import utility
@@ -38,6 +39,6 @@ def main(verbose: bool) -> None:
 # in the order of the flow, as `--help` lists them
 for command in (
     run, prepare, intents, flip, train, merge, evaluate, benchmark, generate, utility, serve, chat,
-    validate, report, doctor, recipes,
+    validate, report, push, doctor, recipes,
 ):  # fmt: skip
     main.add_command(command)

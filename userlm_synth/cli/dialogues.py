@@ -1,4 +1,4 @@
-"""Whole runs, dialogues, and what is said of them."""
+"""Whole runs, and dialogues."""
 
 from __future__ import annotations
 
@@ -89,44 +89,3 @@ def _agreed(forecast: str) -> bool:
         return click.confirm("make the rest?", err=True)
     click.echo("run the same command without --estimate to make the rest", err=True)
     return False
-
-
-@click.command()
-@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
-@click.option("--schema", help="The schema's name (default: recognised from the file).")
-def validate(files: tuple[Path, ...], schema: str | None) -> None:
-    """Check record files; one line for each problem, and exit status 1 if there is any."""
-    from userlm_synth.records import file_problems, load_schema
-
-    if schema:
-        load_schema(schema)
-    total, problems = 0, []
-    for file in files:
-        count, found = file_problems(file, schema)
-        total += count
-        problems += found
-    for problem in problems:
-        click.echo(problem)
-    if problems:
-        click.echo(f"{len(problems)} problem(s) in {total:,} records", err=True)
-        sys.exit(1)
-    click.echo(f"{total:,} records, all valid")
-
-
-@click.command()
-@click.argument("dialogues", type=FILE)
-@click.option("--reference", type=FILE, required=True, help="Held-out human conversations (JSONL).")
-@click.option("--out", type=FILE, required=True, help="Folder for report.json and index.html.")
-@click.option("--title", help="The page's title.")
-@click.option("--seed", default=0, show_default=True, help="Of what is sampled.")
-def report(dialogues: Path, reference: Path, out: Path, title: str | None, seed: int) -> None:
-    """How diverse and natural DIALOGUES (a folder or file) are, beside real people."""
-    from userlm_synth.pipeline import read_dialogues
-    from userlm_synth.records import read_records
-    from userlm_synth.reporting import write_report
-
-    accepted, rejected = read_dialogues(dialogues)
-    people = read_records(reference, "conversation")
-    heading = title or f"{dialogues.name} beside {reference.name}"
-    write_report(accepted, rejected, people, out, title=heading, seed=seed)
-    click.echo(str(out / "index.html"))

@@ -1,222 +1,253 @@
-"""The dataset folder, exactly as it would be published: Parquet, card, schema, report, checksums.
+"""The dataset folder, exactly as it is published: Parquet, card, schema, report, checksums.
 
 `messages` is the first column and the field's standard conversational form, so
 `datasets.load_dataset(FOLDER)` and TRL's `SFTTrainer` take it as it is. Nothing is made of texts
-that hold personal data or secrets, unless `push.redact` puts placeholders in.
+that hold personal data or secrets, unless `push.redact` puts placeholders in; with `strict`, as
+before a push, nothing is made where a licence or a model's terms are not known either.
+
+The same input gives the same bytes: no date of today is in it, and no path of the machine.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
+import shlex
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from userlm_synth import __version__
-from userlm_synth.errors import UserError
+from userlm_synth.errors import Problems, UserError
 from userlm_synth.folders import whole_folder
-from userlm_synth.privacy import find_in_record, redact, redact_record
-from userlm_synth.records import Record, read_records, sha256_file
+from userlm_synth.hub import card, licences, rows, scan
+from userlm_synth.privacy import redact
+from userlm_synth.records import Record, check, parse_json, sha256_file, write_json
 from userlm_synth.resources import data_folder
 
 if TYPE_CHECKING:
     from userlm_synth.recipe import Push
 
-COLUMNS = (
-    "messages", "id", "intent", "persona", "intent_id", "stop_reason", "source", "language",
-    "user_model", "assistant_model", "seed", "end_probabilities", "recipe_hash",
-)  # fmt: skip
-AS_JSON = ("metadata", "guardrails", "usage")  # open-ended objects: one string column each
+SUMS = "SHA256SUMS"
+REPORT = 2  # the version of report.json that a page can be made of again
 
 
-def split_by_intent(dialogues: Sequence[Record], share: float) -> dict[str, list[Record]]:
-    """Train and validation with no intent in both; by a hash of the intent's text alone."""
-    parts: dict[str, list[Record]] = {"train": [], "validation": []}
-    for one in dialogues:
-        digest = hashlib.blake2b(one["intent"].encode(), digest_size=8).digest()
-        low = int.from_bytes(digest, "big") / 2**64 < share
-        parts["validation" if low else "train"].append(one)
-    return {name: part for name, part in parts.items() if part}
+@dataclass(frozen=True)
+class Release:
+    """All that a release is made from, beside the dialogues themselves."""
+
+    name: str
+    repo_id: str
+    settings: Push
+    facts: rows.Facts
+    sources: list[licences.Rights]
+    models: list[licences.Rights]
+    recipe: Record
+    report: Record | None
+    languages: list[str]
+    command: str | None
+    counts: Counter[str] = field(default_factory=Counter)  # placeholders, by kind
 
 
-def build_dataset(run: Path, out: Path, settings: Push, name: str) -> Record:
-    """Make the folder from a run's `dialogues/`, `report/` and `recipe.yaml`, all or nothing."""
-    files = sorted((run / "dialogues").glob("part-*.jsonl"))
-    dialogues = [record for file in files for record in read_records(file, "dialogue")]
-    if not dialogues:
-        raise UserError(f"{run / 'dialogues'}: no accepted dialogue to publish")
-    recipe = (run / "recipe.yaml").read_text("utf-8") if (run / "recipe.yaml").is_file() else ""
-    secrets = _secrets(dialogues, recipe)
-    if secrets and not settings.redact:
-        raise _refusal(run, secrets)
-    recipe, redacted = redact(recipe)
-    for one in dialogues if secrets else ():
-        redacted.update(redact_record(one))
-    with whole_folder(out) as part:
-        splits = split_by_intent(dialogues, settings.validation)
-        for split, records in splits.items():
-            _write_parquet(part / "data" / f"{split}-00000-of-00001.parquet", records)
-        schema = data_folder("schemas") / "dialogue.schema.json"
-        _copy(schema, part / "dialogue.schema.json")
-        if recipe:
-            (part / "recipe.yaml").write_text(recipe, "utf-8")
-        for file in ("report/report.json", "report/index.html"):
-            if (run / file).is_file():
-                _copy(run / file, part / Path(file).name)
-        if secrets and (part / "index.html").is_file():
-            _redact_page(part / "index.html", secrets)
-        card = _card(dialogues, splits, settings, name, redacted)
-        (part / "README.md").write_text(card, "utf-8")
-        sums = {
-            file.relative_to(part).as_posix(): sha256_file(file)
-            for file in sorted(part.rglob("*"))
-            if file.is_file()
-        }
-        lines = "".join(f"{digest}  {file}\n" for file, digest in sums.items())
-        (part / "SHA256SUMS").write_text(lines)
-    return {split: len(records) for split, records in splits.items()}
-
-
-def _secrets(dialogues: Sequence[Record], recipe: str) -> list[tuple[str, str, str]]:
-    """(place, kind, what was found) in the dialogues, and in the recipe, which is published too."""
-    found = [
-        (f"dialogue {dialogue['id']!r}, {place}", kind, secret)
-        for dialogue in dialogues
-        for place, kind, secret in find_in_record(dialogue)
-    ]
-    as_record = {"messages": [{"content": recipe}]}
-    return found + [("recipe.yaml", kind, secret) for _, kind, secret in find_in_record(as_record)]
-
-
-def _refusal(run: Path, secrets: Sequence[tuple[str, str, str]]) -> UserError:
-    counts = _listed(Counter(kind for _, kind, _ in secrets))
-    return UserError(
-        f"{run}: personal data or secrets in what would be published ({counts}), the first in "
-        f"{secrets[0][0]}; set push.redact=true to publish placeholders such as "
-        f"[{secrets[0][1]}] in their place"
-    )
-
-
-def _redact_page(path: Path, secrets: Sequence[tuple[str, str, str]]) -> None:
-    """Replace in the report's page what was found in the dialogues; it shows some of them."""
-    from markupsafe import escape
-
-    page = path.read_text("utf-8").replace("<wbr>", "")  # stands inside of long words
-    for _, kind, secret in sorted(secrets, key=lambda one: -len(one[2])):
-        page = page.replace(str(escape(secret.replace("\r\n", "\n"))), f"[{kind}]")
-    path.write_text(page, "utf-8")
-
-
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common())
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-
-
-def _write_parquet(path: Path, records: Sequence[Record]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    kinds = {"messages": pa.list_(message), "seed": pa.int64()}
-    kinds["end_probabilities"] = pa.list_(pa.float64())
-    fields = [(column, kinds.get(column, pa.string())) for column in (*COLUMNS, *AS_JSON)]
-    rows = [
-        {
-            **{column: record[column] for column in COLUMNS},
-            **{column: json.dumps(record[column], ensure_ascii=False) for column in AS_JSON},
-        }
-        for record in records
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), path)
-
-
-def _size_category(count: int) -> str:
-    for limit, label in ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K")):
-        if count < limit:
-            return label
-    return "100K<n<1M" if count < 10**6 else "n>1M"
-
-
-def _card(
-    dialogues: Sequence[Record],
-    splits: dict[str, list[Record]],
+def build_dataset(
+    run: Path,
+    out: Path,
     settings: Push,
     name: str,
-    redacted: Counter[str],
-) -> str:
-    """The dataset card: front matter, what it is, how it was made, one full record."""
+    *,
+    strict: bool = False,
+    page: Callable[[Record], str] | None = None,
+    plots: Callable[[Record, Path], list[str]] | None = None,
+    repo_id: str | None = None,
+    command: str | None = None,
+) -> Record:
+    """Make the folder of a run, a dialogues folder or a JSONL file of dialogues, all or nothing.
+
+    `page` and `plots` draw a report (`render_page`, `write_plots`); `repo_id` is what the card's
+    snippets load. Returns the number of rows by split. Raises `UserError` and `Problems`, with
+    `strict` also where anything that a reader needs to know of rights is not known.
+    """
+    files = rows.dialogue_files(run)
+    home = _home(run)
+    facts = rows.look(files, settings.validation, redact=settings.redact)
+    models = [
+        licences.model(row, role, home, settings, ask=strict)
+        for role in ("user", "assistant")
+        for row in facts.counts[f"{role}_model"]
+    ]
+    models = [_clean(one) if settings.redact else one for one in models]
+    sources = licences.sources(home, settings)
+    # of few intents all may have been drawn for validation: then there is train alone
+    share = settings.validation if facts.counts["split"]["train"] else 0.0
+    recipe = _recipe(home)
+    report, page_file = _report(run, home, facts.total, strict)
+    if strict and (missing := licences.problems(settings, sources, models)):
+        raise Problems(missing)
+    made = Release(
+        name, repo_id or f"ORG/{_slug(name)}", settings, facts, sources, models, recipe,
+        report, _languages(settings, facts, home), _typed(command),
+    )  # fmt: skip
+    with whole_folder(out) as part:
+        splits, found, counts = rows.write_splits(
+            files, part / "data", share, redact=settings.redact, total=facts.total
+        )
+        scan.scan_value(recipe, "recipe.yaml", found)
+        scan.scan_value(report or {}, "report.json", found)
+        if found.counts and not settings.redact:
+            raise scan.refusal(run, found)
+        _publish(made, part, splits, counts, page, plots, page_file)
+    return {split: facts["rows"] for split, facts in splits.items()}
+
+
+def _publish(
+    made: Release,
+    part: Path,
+    splits: dict[str, Record],
+    counts: Counter[str],
+    page: Callable[[Record], str] | None,
+    plots: Callable[[Record, Path], list[str]] | None,
+    page_file: Path | None,
+) -> None:
+    """Everything of the folder but the rows."""
+    made.counts.update(counts)
+    recipe = scan.redacted(made.recipe, made.counts)
+    in_report = Counter[str]()
+    report = scan.redacted(made.report, in_report) if made.report else None
+    example = scan.redacted(made.facts.example, Counter())
+    shutil.copyfile(data_folder("schemas") / "dialogue.schema.json", part / "dialogue.schema.json")
+    if recipe:
+        (part / "recipe.yaml").write_text(_yaml(recipe), "utf-8")
+    drawn: list[str] = []
+    if report:
+        write_json(part / "report.json", report)
+        if page and report.get("version") == REPORT:
+            (part / "index.html").write_text(page(report), "utf-8")
+            if plots:
+                (part / "plots").mkdir()
+                drawn = [f"plots/{one}" for one in plots(report, part / "plots")]
+        elif page_file and not in_report:
+            shutil.copyfile(page_file, part / "index.html")
+    shown = {"recipe": recipe, "report": report, "example": example, "plots": drawn}
+    (part / "README.md").write_text(card.render(made, splits, shown, part), "utf-8")
+    manifest = check(_manifest(made, splits, part, recipe), "release", "manifest.json")
+    write_json(part / "manifest.json", manifest)
+    sums = {file: facts["sha256"] for file, facts in manifest["files"].items()}
+    sums["manifest.json"] = sha256_file(part / "manifest.json")
+    lines = "".join(f"{digest}  {file}\n" for file, digest in sorted(sums.items()))
+    (part / SUMS).write_text(lines, "utf-8")
+
+
+def _manifest(made: Release, splits: dict[str, Record], part: Path, recipe: Record) -> Record:
+    """What the release holds and from what it was made."""
+    files = {
+        path.relative_to(part).as_posix(): {
+            "sha256": sha256_file(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(part.rglob("*"))
+        if path.is_file()
+    }
+    return {
+        "name": made.name,
+        "version": __version__,
+        "splits": {
+            split: {"rows": facts["rows"], "bytes": facts["bytes"]}
+            for split, facts in splits.items()
+        },
+        "files": files,
+        "license": card.license_name(made.settings),
+        "sources": [one.as_record() for one in made.sources],
+        "models": [one.as_record() for one in made.models],
+        "seed": recipe.get("seed"),
+        "recipe_hash": sorted(made.facts.counts["recipe_hash"]),
+        "redacted": dict(sorted(made.counts.items())),
+        "command": made.command,
+    }
+
+
+# ---- what lies beside the dialogues ------------------------------------------------------------
+
+
+def _home(run: Path) -> Path | None:
+    """The run folder that dialogues lie in; None where they lie alone."""
+    folder = run.parent if run.is_file() else run
+    if (folder / "dialogues").is_dir():
+        return folder
+    return folder.parent if folder.name == "dialogues" else None
+
+
+def _recipe(home: Path | None) -> Record:
+    """The recipe without paths of the machine: a file or folder is named by its last name."""
+    recipe = licences.read_yaml(home / "recipe.yaml") if home else {}
+    placed: Record = _placed(recipe)
+    return placed
+
+
+def _typed(command: str | None) -> str | None:
+    """A shell command with last names in place of paths."""
+    if command is None:
+        return None
+    return shlex.join(redact(str(_placed(word)))[0] for word in shlex.split(command))
+
+
+def _clean(one: licences.Rights) -> licences.Rights:
+    """A model's name without an address or a password in it."""
+    return replace(one, name=redact(one.name)[0])
+
+
+def _placed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _placed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_placed(item) for item in value]
+    if isinstance(value, str) and re.match(r"(hf:|vllm:|scripted:)?[/~]", value):
+        return Path(value).name
+    return value
+
+
+def _report(
+    run: Path, home: Path | None, total: int, strict: bool
+) -> tuple[Record | None, Path | None]:
+    """The report of these dialogues, and the page beside it."""
+    folders = [home / "report"] if home else []
+    folders += [run / "report", run] if run.is_dir() else []
+    for folder in folders:
+        if (folder / "report.json").is_file():
+            report = parse_json((folder / "report.json").read_bytes())
+            sets = report.get("sets") or [{}]
+            of = sets[0].get("available", total)
+            if strict and of != total:
+                raise UserError(
+                    f"{folder / 'report.json'}: is of {of:,} dialogues, and there are {total:,}; "
+                    "make it again with `userlm-synth report`"
+                )
+            page = folder / "index.html"
+            return report, page if page.is_file() else None
+    return None, None
+
+
+def _languages(settings: Push, facts: rows.Facts, home: Path | None) -> list[str]:
+    """Codes: given, else those of at least 1 % of the dialogues or of their conversations."""
+    if settings.language:
+        return list(settings.language)
+    counts: Record = dict(facts.counts["language"])
+    path = home / "conversations" / "card.json" if home else None
+    if not counts and path and path.is_file():
+        counts = parse_json(path.read_bytes())["languages"]
+    enough = sum(counts.values()) / 100
+    ranked = sorted(counts, key=lambda code: (-counts[code], code))
+    codes = [code.split("-")[0].lower() for code in ranked if counts[code] >= enough]
+    return list(dict.fromkeys(code for code in codes if re.fullmatch("[a-z]{2,3}", code)))
+
+
+def _slug(name: str) -> str:
+    """A name as a repository may have it."""
+    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "dialogues"
+
+
+def _yaml(value: Record) -> str:
     import yaml
 
-    title = settings.pretty_name or f"{name} dialogues"
-    front = {
-        "pretty_name": title,
-        "license": settings.license or "other",
-        "task_categories": ["text-generation"],
-        "annotations_creators": ["machine-generated"],
-        "size_categories": [_size_category(len(dialogues))],
-        "tags": ["synthetic", "conversational", "userlm_synth"],
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [{"split": s, "path": f"data/{s}-*.parquet"} for s in splits],
-            }
-        ],
-    }
-    stops = Counter(one["stop_reason"] for one in dialogues)
-    turns = [sum(m["role"] == "user" for m in one["messages"]) for one in dialogues]
-    first = dialogues[0]
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(),
-            "---",
-            "",
-            f"# {title}",
-            "",
-            f"{len(dialogues):,} synthetic dialogues between a user language model and an "
-            "assistant, each from a high-level intent. Every turn is machine-generated.",
-            "",
-            f"- User model: `{first['user_model']}`",
-            f"- Assistant model: `{first['assistant_model']}`",
-            f"- Made with userlm_synth {__version__}; `recipe.yaml` is the recipe "
-            f"(hash `{first['recipe_hash']}`)",
-            "- Splits, with no intent in both: "
-            + ", ".join(f"{split} {len(records):,}" for split, records in splits.items()),
-            f"- User turns a dialogue: {sum(turns) / len(turns):.2f} on average, "
-            f"{min(turns)} to {max(turns)}",
-            "- How dialogues stopped: "
-            + ", ".join(f"`{reason}` {count:,}" for reason, count in stops.most_common()),
-            "- Scanned for e-mail addresses, phone, card and account numbers, IP addresses, keys "
-            "and passwords: "
-            + (f"placeholders instead of {_listed(redacted)}" if redacted else "none found"),
-            "- `index.html` and `report.json`: diversity and naturalness beside the reference "
-            "conversations",
-            "- `dialogue.schema.json`: the JSON Schema of a dialogue; `SHA256SUMS`: checksums",
-            *([] if settings.license else ["- Licence: not stated yet"]),
-            "",
-            "## Load",
-            "",
-            "```python",
-            "from datasets import load_dataset",
-            "",
-            'dataset = load_dataset("THIS_REPOSITORY")  # `messages` is ready for TRL',
-            "```",
-            "",
-            "`metadata`, `guardrails` and `usage` are JSON text.",
-            "",
-            "## One record",
-            "",
-            "```json",
-            json.dumps(first, indent=2, ensure_ascii=False).replace("```", "'''"),
-            "```",
-            "",
-        ]
-    )
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))

@@ -66,14 +66,19 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     return build_recipe(data, overrides, str(path))
 
 
-def build_recipe(data: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "") -> Recipe:
-    """A `Recipe` from plain data; raises `Problems` with every fault and its dotted path."""
+def build_recipe(
+    data: Mapping[str, Any], overrides: Iterable[str] = (), where: str = "", *, whole: bool = True
+) -> Recipe:
+    """A `Recipe` from plain data; raises `Problems` with every fault and its dotted path.
+
+    `whole` False: the settings of one command, without the sections that a run needs beside them.
+    """
     problems: list[str] = []
     merged = _deep_copy(data)
     for override in overrides:
         _apply_override(merged, override, problems)
     recipe = _build(Recipe, merged, "", problems)
-    if not problems:
+    if not problems and whole:
         problems += _whole_recipe_problems(recipe)
     if problems:
         opening = f"{where}: " if where else ""

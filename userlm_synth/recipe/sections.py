@@ -359,14 +359,27 @@ class Report:
     """The diversity and naturalness report beside the held-out human conversations."""
 
     title: str | None = None
+    sample: int = field(default=2000, metadata={"min": 2})  # dialogues a side, at most
+    # a sentence-embedding model: folder or Hub id (sentence-transformers); default: TF-IDF and SVD
+    embedding: str | None = None
+    # who says how human a dialogue is: Hub id or folder of a detector, or pangram
+    detector: str | None = None
+    human_label: str | None = None  # of a detector whose labels do not say which one is human
+    toxicity: str | None = None  # a classifier: Hub id or folder; default: a word list alone
 
 
 @dataclass(frozen=True)
 class Push:
-    """The dataset folder, as it would be published."""
+    """The release: a dataset folder, and what its card says of rights."""
 
     pretty_name: str | None = None
-    license: str | None = None
+    description: str | None = None  # what the dialogues are of, in a sentence or two
+    license: str | None = None  # of the dialogues, in the Hub's words: cc-by-4.0, other, ...
+    license_name: str | None = None  # where license is other
+    license_link: str | None = None
+    language: tuple[str, ...] = ()  # codes; default: those of the dialogues
+    sources: dict[str, str] | None = None  # NAME: licence, where the run's files do not say it
+    models: dict[str, str] | None = None  # MODEL: licence or terms, where its own card does not
     validation: float = field(default=0.1, metadata={"min": 0.0, "max": 0.9})
     redact: bool = False  # e-mail addresses, keys, ... become placeholders, else nothing is made
 
