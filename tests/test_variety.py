@@ -289,3 +289,23 @@ def test_a_real_corpus_repeats_its_openings_as_its_other_half_does() -> None:
     first = found["details"]["openings"][0]
     assert abs(first["share"] - first["people_share"]) < 6
     assert np.isfinite(found["figures"]["mtld"]["made"]["value"])
+
+
+def test_two_compared_sets_are_cut_to_one_budget() -> None:
+    draw = random.Random(5)
+
+    def talk(name: str, length: int) -> list[Record]:
+        said = (" ".join(draw.choices(COMMON, k=length)) for _ in range(40))
+        return [
+            {"id": f"{name}{at}", "messages": [{"role": "user", "content": text}]}
+            for at, text in enumerate(said)
+        ]
+
+    short, long = talk("s", 12), talk("l", 60)
+    plans = [make_plan(one, [], 0, beside=two) for one, two in ((short, long), (long, short))]
+    for one in ALL:
+        found: list[Any] = [one.make(plan) for plan in plans]
+        if "budget" in found[0]:
+            assert found[0]["budget"] == found[1]["budget"], one.key
+            alone: Any = one.make(make_plan(long, [], 0))
+            assert alone["budget"] > found[1]["budget"], one.key

@@ -65,6 +65,7 @@ class Plan:
     splits: NDArray[np.bool_]  # (SPLITS, 2n): True = first half; row 0: people | others
     seed: int
     vectors: Vectors | None = None
+    beside: Sequence[Record] = ()  # of another set that is compared: what must be equal with it is
 
     @property
     def n(self) -> int:
@@ -105,6 +106,7 @@ def make_plan(
     *,
     vectors: Vectors | None = None,
     n: int | None = None,
+    beside: Sequence[Record] = (),
 ) -> Plan:
     """A plan of the first `n` dialogues and the first `2n` reference conversations given.
 
@@ -117,7 +119,7 @@ def make_plan(
     wide = 2 * most if reference else 0
     splits = np.tile(np.arange(wide) < most, (SPLITS, 1))
     splits[1:] = np.random.default_rng(seed).permuted(splits[1:], axis=1)
-    return Plan([*made[:most]], people, others, splits, seed, vectors)
+    return Plan([*made[:most]], people, others, splits, seed, vectors, beside)
 
 
 def drawn(records: Sequence[Item], n: int, seed: int, what: str) -> list[Item]:

@@ -171,7 +171,14 @@ def make_plans(
     tables, name = embed(texts, settings.embedding, seed)
     *made, near, others = tables
     return [
-        make_plan(group, people, seed, n=n, vectors=Vectors(table, near, others, name))
+        make_plan(
+            group,
+            people,
+            seed,
+            n=n,
+            vectors=Vectors(table, near, others, name),
+            beside=[record for one in groups[: len(sets)] if one is not group for record in one],
+        )
         for group, table in zip(groups, made, strict=False)
     ]
 

@@ -129,13 +129,14 @@ def copied_figure(plan: Plan) -> Measured | str:
     def there(some: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.bincount(some, minlength=most) > 0
 
+    rng = np.random.default_rng(plan.seed)
     mine, pool = ids[: ends[n - 1]], ids[ends[n - 1] :]
     rows = owner[ends[n - 1] :] - n
     first = plan.splits[:, rows]
-    inside = np.minimum(first.sum(axis=1), (~first).sum(axis=1))
-    if not len(mine) or not len(pool) or not inside.min():
+    gaps = [_gap(pool[~one], rows[~one], there(pool[one]), rng) for one in first]
+    differences = np.array([gap for gap in gaps if gap is not None])
+    if not len(mine) or 2 * len(differences) < len(gaps):
         return f"the texts are too short: needs user turns of {WORDS} words"
-    differences = np.array([_gap(pool, one, there) for one in first])
     beside, others = pool[rows < n], there(pool[rows >= n])
     one = _copied_side(owner[: ends[n - 1]], others[mine], n, plan.seed)
     other = _copied_side(rows[rows < n], others[beside], n, plan.seed)
@@ -153,13 +154,21 @@ def _numbered(records: list[Record]) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 
 def _gap(
-    pool: NDArray[np.int64],
-    first: NDArray[np.bool_],
-    there: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
-) -> float:
-    """Share of one half of the reference's passages that the other half has, minus the reverse."""
-    one, other = pool[first], pool[~first]
-    return float(100 * (there(other)[one].mean() - there(one)[other].mean()))
+    passages: NDArray[np.int64],
+    owner: NDArray[np.int64],
+    there: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> float | None:
+    """How far two halves of one half of the reference differ in what the other half has too.
+
+    A quarter of the reference varies as much again as a half of it, so it is scaled to n.
+    """
+    owners = np.unique(owner)
+    first = np.isin(owner, rng.permuted(owners)[: len(owners) // 2])
+    if not first.any() or first.all():
+        return None
+    copied = there[passages]
+    return float(100 * (copied[first].mean() - copied[~first].mean()) / np.sqrt(2))
 
 
 def _copied_side(owner: NDArray[np.int64], copied: NDArray[np.bool_], n: int, seed: int) -> Side:

@@ -59,14 +59,19 @@ def _everyone(plan: Plan) -> list[Record]:
     return [*plan.made, *plan.pool]
 
 
+def _measured_alike(plan: Plan) -> list[Record]:
+    """Whoever is cut to one budget: everyone, and the set that is compared."""
+    return [*_everyone(plan), *plan.beside]
+
+
 def _first_turns(records: list[Record]) -> list[str]:
     return [next(iter(turns(record)), "") for record in records]
 
 
 @functools.lru_cache(maxsize=2)  # of the sets that are reported together
 def _said(plan: Plan) -> Corpus:
-    """The words of each conversation's user turns, made, people, others."""
-    texts = ("\n".join(turns(record))[:CHARACTERS] for record in _everyone(plan))
+    """The words of each conversation's user turns, made, people, others, beside."""
+    texts = ("\n".join(turns(record))[:CHARACTERS] for record in _measured_alike(plan))
     return lexical.encode([words(text)[:MOST_WORDS] for text in texts])
 
 
@@ -89,7 +94,8 @@ def _at_budget(
     limits: tuple[int, int],
     of: str,
 ) -> Measured | str:
-    """A figure of `statistic(rows, budget)`: each half is cut to what the smallest half holds."""
+    """A figure of `statistic(rows, budget)`: each half is cut to what the smallest half holds, that
+    of a set it is compared with too."""
     fewest, enough = limits
     smallest = [enough]
 
@@ -97,7 +103,11 @@ def _at_budget(
         smallest[0] = min(smallest[0], int(sizes[rows].sum()))
         return float(smallest[0])
 
-    found = halved_figure(plan, measure, items=_rows(plan))
+    made, people, others = _rows(plan)
+    found = halved_figure(plan, measure, items=(made, people, others))
+    if len(plan.beside):
+        beside = np.arange(len(sizes) - len(plan.beside), len(sizes))
+        halved_figure(plan, measure, items=(beside, people, others))
     budget = smallest[0]
     if isinstance(found, str):
         return found
@@ -149,7 +159,7 @@ def compression(plan: Plan) -> Measured | str:
     """Compression ratio of the user turns of each half, at one number of bytes."""
     raw = [
         ("\n".join(turns(record))[:CHARACTERS] + "\n").encode("utf-8", "replace")
-        for record in _everyone(plan)
+        for record in _measured_alike(plan)
     ]
 
     def statistic(rows: Rows, budget: int) -> float:
