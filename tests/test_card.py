@@ -20,7 +20,7 @@ from userlm_synth.errors import Problems, UserError
 from userlm_synth.pages import number, render, rendering, size, visible
 from userlm_synth.recipe import Clean, Conversations, Recipe, load_recipe
 from userlm_synth.records import Record, load_schema, record_problems
-from userlm_synth.reporting import page as report_page
+from userlm_synth.reporting.page import page as report_page
 
 SETTINGS = Conversations(source="wildchat", clean=Clean(languages=("en", "pt")), redact=True)
 SPLIT = {"users": 6301, "user_turns": 5407, "turns": 9613, "user_words": 83119, "with_intent": 29}

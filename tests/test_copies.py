@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from userlm_synth.benchmark import figures as benchmark
 from userlm_synth.metrics import jaccard_matrix
-from userlm_synth.reporting import copies, repeats
-from userlm_synth.reporting.alike import Prints, alike, recurring, text_hash
-from userlm_synth.reporting.copies import Copies, opening_of
-from userlm_synth.reporting.repeats import Repeats, unigram_difference
+from userlm_synth.reporting.diversity import copies, repeats
+from userlm_synth.reporting.diversity.alike import Prints, alike, recurring, text_hash
+from userlm_synth.reporting.diversity.copies import Copies, opening_of
+from userlm_synth.reporting.diversity.repeats import Repeats, unigram_difference
 
 Record = dict[str, Any]
 VOCABULARY = [f"word{at}" for at in range(400)]

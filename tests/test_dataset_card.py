@@ -22,8 +22,8 @@ from userlm_synth.hub import build_dataset, card
 from userlm_synth.hub.markdown import code, fenced, link, plain
 from userlm_synth.recipe import Push
 from userlm_synth.records import Record, check, record_problems, write_records
-from userlm_synth.reporting.page import render_page
-from userlm_synth.reporting.plots import write_plots
+from userlm_synth.reporting.page.page import render_page
+from userlm_synth.reporting.page.plots import write_plots
 from userlm_synth.user_lm.checkpoint import save_checkpoint
 
 HOSTILE = (

@@ -165,7 +165,9 @@ def test_numpy_is_imported_at_the_top_where_everything_needs_it() -> None:
     assert {name.rpartition(".")[0] for name in users} == {
         "userlm_synth",  # estimates
         "userlm_synth.conversations", "userlm_synth.evaluation", "userlm_synth.naturalness",
-        "userlm_synth.reporting", "userlm_synth.training",
+        "userlm_synth.reporting", "userlm_synth.reporting.diversity",
+        "userlm_synth.reporting.naturalness", "userlm_synth.reporting.trust",
+        "userlm_synth.training",
     }  # fmt: skip
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userlm_synth.reporting import leakage as module
-from userlm_synth.reporting.leakage import Leakage, leakage_part
-from userlm_synth.reporting.passages import (
+from userlm_synth.reporting.trust import leakage as module
+from userlm_synth.reporting.trust.leakage import Leakage, leakage_part
+from userlm_synth.reporting.trust.passages import (
     TrainingPassages,
     hash_words,
     occur,
@@ -23,7 +23,7 @@ from userlm_synth.reporting.passages import (
     plain_words,
     save_training,
 )
-from userlm_synth.reporting.share import Share, beside
+from userlm_synth.reporting.trust.share import Share, beside
 
 Record = dict[str, Any]
 TAUGHT = "My old bike has a flat tyre, and I don't know how to mend it before Monday morning."

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from userlm_synth import metrics
-from userlm_synth.reporting import lexical
-from userlm_synth.reporting.lexical import SelfBleu, encode
+from userlm_synth.reporting.diversity import lexical
+from userlm_synth.reporting.diversity.lexical import SelfBleu, encode
 
 TEXTS = st.lists(st.lists(st.sampled_from("abcdef"), max_size=12), min_size=1, max_size=8)
 WORDS = st.lists(st.integers(0, 12), max_size=400)

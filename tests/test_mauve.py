@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from userlm_synth.reporting.frechet import Floats, frechet, reduced
-from userlm_synth.reporting.mauve import clusters_of, histogram, mauve, quantise
+from userlm_synth.reporting.naturalness.frechet import Floats, frechet, reduced
+from userlm_synth.reporting.naturalness.mauve import clusters_of, histogram, mauve, quantise
 
 counts = st.lists(st.integers(0, 50), min_size=2, max_size=12).filter(any)
 pairs = st.integers(2, 12).flatmap(

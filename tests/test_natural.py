@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from userlm_synth.records import read_lines
-from userlm_synth.reporting import apart, natural, style
 from userlm_synth.reporting.embeddings import Vectors, embed
+from userlm_synth.reporting.naturalness import apart, natural, style
 from userlm_synth.reporting.plan import Plan, make_plan, user_text
 
 Record = dict[str, Any]

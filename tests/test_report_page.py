@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import FIGURES, dialogue, report
 
-from userlm_synth.reporting import charts, tables
-from userlm_synth.reporting.page import render_page
-from userlm_synth.reporting.shown import cost, fitting, level, short, shown, shown_dialogue
+from userlm_synth.reporting.page import charts, tables
+from userlm_synth.reporting.page.page import render_page
+from userlm_synth.reporting.page.shown import cost, fitting, level, short, shown, shown_dialogue
 from userlm_synth.resources import data_folder
 
 Record = dict[str, Any]

@@ -10,7 +10,7 @@ from browser import OVERRIDE
 from reports import report
 
 from userlm_synth.errors import UserError
-from userlm_synth.reporting.plots import _distance, label, write_plots
+from userlm_synth.reporting.page.plots import _distance, label, write_plots
 
 EVERY = ["diversity.png", "naturalness.png", "lengths.png", "stop_reasons.png"]
 PNG = b"\x89PNG\r\n\x1a\n"

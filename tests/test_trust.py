@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from userlm_synth.errors import UserError
 from userlm_synth.metrics import intent_overlap, words
 from userlm_synth.records import INTENT_OPENING
-from userlm_synth.reporting import trust
-from userlm_synth.reporting.echo import repeats
-from userlm_synth.reporting.passages import plain_words, save_training
 from userlm_synth.reporting.plan import make_plan
-from userlm_synth.reporting.toxic_model import toxic_label, toxic_likelihoods
-from userlm_synth.reporting.toxicity import Lexicon, is_toxic, lexicon
+from userlm_synth.reporting.trust import trust
+from userlm_synth.reporting.trust.echo import repeats
+from userlm_synth.reporting.trust.passages import plain_words, save_training
+from userlm_synth.reporting.trust.toxic_model import toxic_label, toxic_likelihoods
+from userlm_synth.reporting.trust.toxicity import Lexicon, is_toxic, lexicon
 
 Record = dict[str, Any]
 FIGURES = {one.key: one for one in trust.DEFINITIONS}
@@ -168,7 +168,7 @@ def test_words_and_phrases_are_found_whole_in_any_case() -> None:
 def test_every_entry_of_the_list_is_found_and_has_one_kind() -> None:
     import yaml
 
-    from userlm_synth.reporting.toxicity import LIST
+    from userlm_synth.reporting.trust.toxicity import LIST
 
     entries = yaml.safe_load(LIST.read_text(encoding="utf-8"))
     assert set(entries) == {"profanity", "insult", "threat", "slur"}

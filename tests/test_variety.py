@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from userlm_synth import metrics
-from userlm_synth.reporting import lexical, variety
-from userlm_synth.reporting.clusters import topics
+from userlm_synth.reporting.diversity import lexical, variety
+from userlm_synth.reporting.diversity.clusters import topics
 from userlm_synth.reporting.embeddings import Vectors, embed
 from userlm_synth.reporting.plan import Plan, make_plan, user_text
 

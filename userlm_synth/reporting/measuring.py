@@ -9,8 +9,10 @@ from typing import Any
 from userlm_synth.progress import Progress
 from userlm_synth.recipe import Report
 from userlm_synth.records import Record
-from userlm_synth.reporting import natural, trust, variety
+from userlm_synth.reporting.diversity import variety
+from userlm_synth.reporting.naturalness import natural
 from userlm_synth.reporting.plan import Definition, Measured, Plan
+from userlm_synth.reporting.trust import trust
 
 GROUPS = ("diversity", "naturalness", "trust")
 DIGITS = 6  # later ones depend on the machine

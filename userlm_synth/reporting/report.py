@@ -20,15 +20,17 @@ from userlm_synth.errors import UserError, explain_disk_full
 from userlm_synth.progress import Progress
 from userlm_synth.recipe import Report
 from userlm_synth.records import Record, make_folder, write_bytes
-from userlm_synth.reporting import beside, shape, trust, variety
-from userlm_synth.reporting.apart import least_natural
+from userlm_synth.reporting import beside, shape
 from userlm_synth.reporting.collect import Factory, Sample, Tallies, collect
+from userlm_synth.reporting.diversity import variety
 from userlm_synth.reporting.embeddings import Vectors, embed
 from userlm_synth.reporting.measuring import compared, definitions, measure_all, plain
-from userlm_synth.reporting.passages import TrainingPassages
+from userlm_synth.reporting.naturalness.apart import least_natural
+from userlm_synth.reporting.page.shown import shown_dialogue
 from userlm_synth.reporting.plan import LEAST, RESAMPLES, SPLITS, Plan, make_plan, user_text
 from userlm_synth.reporting.saying import cannot_say, made_by, sampled, warnings
-from userlm_synth.reporting.shown import shown_dialogue
+from userlm_synth.reporting.trust import trust
+from userlm_synth.reporting.trust.passages import TrainingPassages
 
 VERSION = 2
 SHOWN = 20  # dialogues at random
@@ -302,8 +304,8 @@ def write_report(
     """
     import orjson
 
-    from userlm_synth.reporting.page import render_page
-    from userlm_synth.reporting.plots import write_plots
+    from userlm_synth.reporting.page.page import render_page
+    from userlm_synth.reporting.page.plots import write_plots
 
     report = make_report(inputs, settings, title=title, seed=seed)
     html = (page or render_page)(report)

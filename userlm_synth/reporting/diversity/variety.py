@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from userlm_synth.conversations.openings import user_words
 from userlm_synth.metrics import jaccard_matrix, weighted_diversity, words
 from userlm_synth.records import Record
-from userlm_synth.reporting import lexical
-from userlm_synth.reporting.alike import Prints, alike, recurring, text_hash
-from userlm_synth.reporting.clusters import topics
-from userlm_synth.reporting.copies import Copies, opening_of
-from userlm_synth.reporting.lexical import Corpus, SelfBleu
+from userlm_synth.reporting.diversity import lexical
+from userlm_synth.reporting.diversity.alike import Prints, alike, recurring, text_hash
+from userlm_synth.reporting.diversity.clusters import topics
+from userlm_synth.reporting.diversity.copies import Copies, opening_of
+from userlm_synth.reporting.diversity.lexical import Corpus, SelfBleu
+from userlm_synth.reporting.diversity.repeats import Repeats
 from userlm_synth.reporting.plan import (
     RESAMPLES,
     Definition,
@@ -34,7 +35,6 @@ from userlm_synth.reporting.plan import (
     sides,
     turns,
 )
-from userlm_synth.reporting.repeats import Repeats
 
 MOST_WORDS = 1000  # of a conversation, so that no long paste stands for the whole set
 FIRST_WORDS = 200  # of a first user turn, for self-BLEU

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from userlm_synth.records import Record
-from userlm_synth.reporting.passages import plain_words
-from userlm_synth.reporting.share import Share, beside
+from userlm_synth.reporting.trust.passages import plain_words
+from userlm_synth.reporting.trust.share import Share, beside
 
 LIST = Path(__file__).with_name("toxic_words.yaml")
 SIDES = ("user", "assistant")

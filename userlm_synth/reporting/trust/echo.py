@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from userlm_synth.metrics import intent_overlap, words
 from userlm_synth.records import INTENT_OPENING, Record
-from userlm_synth.reporting.passages import plain_words
-from userlm_synth.reporting.share import Share, beside
+from userlm_synth.reporting.trust.passages import plain_words
+from userlm_synth.reporting.trust.share import Share, beside
 
 RUN = 5  # words of the intent in a row
 EXAMPLES = 5

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from userlm_synth.conversations.openings import WORDS, user_words
 from userlm_synth.metrics import words
 from userlm_synth.records import Record, user_turns
-from userlm_synth.reporting.alike import THRESHOLD, Alike, Prints, alike, recurring, text_hash
+from userlm_synth.reporting.diversity.alike import (
+    THRESHOLD,
+    Alike,
+    Prints,
+    alike,
+    recurring,
+    text_hash,
+)
 
 LOT = 1000  # dialogues hashed and packed together
 SHOWN = 500  # characters of a dialogue's user turns that are kept to be shown

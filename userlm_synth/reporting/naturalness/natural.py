@@ -16,10 +16,15 @@ from numpy.typing import NDArray
 
 from userlm_synth.naturalness.detectors import judge_texts
 from userlm_synth.records import Record
-from userlm_synth.reporting import style
-from userlm_synth.reporting.apart import beside_or_alone, classifier_figure, lack, least_natural
-from userlm_synth.reporting.frechet import Gaussian, distance, frechet, reduced
-from userlm_synth.reporting.mauve import clusters_of, histogram, mauve, quantise
+from userlm_synth.reporting.naturalness import style
+from userlm_synth.reporting.naturalness.apart import (
+    beside_or_alone,
+    classifier_figure,
+    lack,
+    least_natural,
+)
+from userlm_synth.reporting.naturalness.frechet import Gaussian, distance, frechet, reduced
+from userlm_synth.reporting.naturalness.mauve import clusters_of, histogram, mauve, quantise
 from userlm_synth.reporting.plan import (
     Definition,
     Floats,

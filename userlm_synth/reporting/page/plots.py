@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from userlm_synth.errors import UserError
 from userlm_synth.records import Record
-from userlm_synth.reporting import charts
-from userlm_synth.reporting.details import keys
-from userlm_synth.reporting.shapes import LENGTHS, series
-from userlm_synth.reporting.tables import PEOPLE, STYLES, cell, of_set
+from userlm_synth.reporting.page import charts
+from userlm_synth.reporting.page.details import keys
+from userlm_synth.reporting.page.shapes import LENGTHS, series
+from userlm_synth.reporting.page.tables import PEOPLE, STYLES, cell, of_set
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from typing import Any
 
 from userlm_synth.pages import number
 from userlm_synth.records import Record
-from userlm_synth.reporting.shown import NAME, short
-from userlm_synth.reporting.tables import STYLES, names_of
+from userlm_synth.reporting.page.shown import NAME, short
+from userlm_synth.reporting.page.tables import STYLES, names_of
 
 MOST = 8  # names of a mapping in one line
 

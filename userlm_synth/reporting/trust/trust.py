@@ -19,11 +19,7 @@ from numpy.typing import NDArray
 
 from userlm_synth.metrics import ratio_bootstrap
 from userlm_synth.records import Record
-from userlm_synth.reporting.apart import NO_REFERENCE, beside_or_alone
-from userlm_synth.reporting.echo import Echo, echo_part, repeats
-from userlm_synth.reporting.form import Form, Private, form_part, private_part
-from userlm_synth.reporting.leakage import Leakage, leakage_part
-from userlm_synth.reporting.passages import WORDS, hash_words, passages, plain_words
+from userlm_synth.reporting.naturalness.apart import NO_REFERENCE, beside_or_alone
 from userlm_synth.reporting.plan import (
     RESAMPLES,
     Definition,
@@ -35,8 +31,12 @@ from userlm_synth.reporting.plan import (
     sides,
     turns,
 )
-from userlm_synth.reporting.toxic_model import toxic_likelihoods
-from userlm_synth.reporting.toxicity import Toxic, is_toxic, toxicity_part
+from userlm_synth.reporting.trust.echo import Echo, echo_part, repeats
+from userlm_synth.reporting.trust.form import Form, Private, form_part, private_part
+from userlm_synth.reporting.trust.leakage import Leakage, leakage_part
+from userlm_synth.reporting.trust.passages import WORDS, hash_words, passages, plain_words
+from userlm_synth.reporting.trust.toxic_model import toxic_likelihoods
+from userlm_synth.reporting.trust.toxicity import Toxic, is_toxic, toxicity_part
 
 NO_TRAINING = "no training conversations were given"
 LIKELY = 0.5  # from here on a classifier calls a turn toxic

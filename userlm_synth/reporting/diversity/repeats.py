@@ -16,7 +16,7 @@ from typing import Any
 
 from userlm_synth.metrics import bootstrap, first_turn_diversity, lemmas, words
 from userlm_synth.records import Record, user_turns
-from userlm_synth.reporting.alike import text_hash
+from userlm_synth.reporting.diversity.alike import text_hash
 
 INTENTS = 500  # drawn at most
 EACH = 20  # dialogues of an intent at most

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from userlm_synth.records import Record
-from userlm_synth.reporting.passages import (
+from userlm_synth.reporting.trust.passages import (
     BATCH,
     WORDS,
     Hashes,
@@ -24,7 +24,7 @@ from userlm_synth.reporting.passages import (
     open_training,
     passages,
 )
-from userlm_synth.reporting.share import Share, beside
+from userlm_synth.reporting.trust.share import Share, beside
 
 SHOWN = 200  # words of the longest run that are shown
 

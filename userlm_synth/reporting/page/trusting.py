@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from userlm_synth.pages import number
 from userlm_synth.records import Record
-from userlm_synth.reporting.details import MOST, Row, heads, plain
-from userlm_synth.reporting.parts import EMPTY, View, percent, short_value
-from userlm_synth.reporting.tables import cell, tag
+from userlm_synth.reporting.page.details import MOST, Row, heads, plain
+from userlm_synth.reporting.page.parts import EMPTY, View, percent, short_value
+from userlm_synth.reporting.page.tables import cell, tag
 
 PLACES = 5  # of what was found
 

@@ -11,7 +11,7 @@ import orjson
 
 from userlm_synth.privacy import find_in_record, redact
 from userlm_synth.records import Record, has_form, record_problems
-from userlm_synth.reporting.share import Share, beside
+from userlm_synth.reporting.trust.share import Share, beside
 
 PLACES = 20  # findings that are named
 WRONG = 10  # records that are explained

@@ -7,8 +7,8 @@ from typing import Any
 
 from userlm_synth.pages import number
 from userlm_synth.records import Record
-from userlm_synth.reporting.details import Row, heads, plain
-from userlm_synth.reporting.tables import decimals, fixed
+from userlm_synth.reporting.page.details import Row, heads, plain
+from userlm_synth.reporting.page.tables import decimals, fixed
 
 OPENINGS = 10  # shown; report.json has more
 EXAMPLE = 120  # characters

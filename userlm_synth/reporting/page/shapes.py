@@ -7,9 +7,9 @@ from typing import Any
 
 from userlm_synth.pages import number
 from userlm_synth.records import Record
-from userlm_synth.reporting import charts
-from userlm_synth.reporting.details import Row, counts, keys, lines, spoken
-from userlm_synth.reporting.tables import STYLES
+from userlm_synth.reporting.page import charts
+from userlm_synth.reporting.page.details import Row, counts, keys, lines, spoken
+from userlm_synth.reporting.page.tables import STYLES
 
 Find = Callable[[Record], Any]
 Say = Callable[[Record], "str | None"]

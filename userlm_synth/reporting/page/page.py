@@ -14,11 +14,11 @@ from typing import Any
 
 from userlm_synth.pages import render
 from userlm_synth.records import INTENT_OPENING, Record
-from userlm_synth.reporting import details, tables
-from userlm_synth.reporting.parts import parts
-from userlm_synth.reporting.shapes import shape
-from userlm_synth.reporting.shown import NAME, short, shortened, shown, shown_dialogue
-from userlm_synth.reporting.trusting import trust
+from userlm_synth.reporting.page import details, tables
+from userlm_synth.reporting.page.parts import parts
+from userlm_synth.reporting.page.shapes import shape
+from userlm_synth.reporting.page.shown import NAME, short, shortened, shown, shown_dialogue
+from userlm_synth.reporting.page.trusting import trust
 
 __all__ = ["render_page", "shown", "shown_dialogue"]
 

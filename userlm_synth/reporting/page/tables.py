@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from userlm_synth.records import Record
-from userlm_synth.reporting import charts
-from userlm_synth.reporting.shown import NAME, short
+from userlm_synth.reporting.page import charts
+from userlm_synth.reporting.page.shown import NAME, short
 
 STYLES = ("made", "second")  # of the first set, and of the one that is compared with it
 GROUPS = {

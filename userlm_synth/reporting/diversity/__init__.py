@@ -1,0 +1,1 @@
+"""How much dialogues differ from one another."""

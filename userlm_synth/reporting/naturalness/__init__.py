@@ -1,0 +1,1 @@
+"""How much the user's turns read like those of people."""
