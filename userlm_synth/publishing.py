@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from userlm_synth.errors import UserError
+from userlm_synth.progress import say
 from userlm_synth.recipe import Recipe, build_recipe, load_recipe
 
 Kind = Literal["dataset", "model"]
@@ -151,6 +152,11 @@ def _make(
         folder, release, settings, recipe.name, strict=True,
         page=render_page, plots=write_plots, repo_id=repo_id, command=command,
     )  # fmt: skip
+    if not (release / "report.json").is_file():
+        say(
+            f"{folder}: has no report, so that the card shows no figures; to have one: userlm-synth "
+            f"report {folder} --reference PEOPLE --out {folder / 'report'}"
+        )
 
 
 def _recipe_of(folder: Path, overrides: Sequence[str]) -> Recipe:

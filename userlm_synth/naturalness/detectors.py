@@ -82,16 +82,13 @@ def human_number(name: str, config: Any, human_label: str | None) -> int:
     if human_label is not None:
         found = [number for number, label in labels.items() if label == human_label]
         if not found:
-            raise UserError(
-                f"{name}: has no label {human_label!r} (evaluate.naturalness.human_label); it has: "
-                f"{shown}"
-            )
+            raise UserError(f"{name}: has no label {human_label!r} (human_label); it has: {shown}")
         return found[0]
     found = [number for number, label in labels.items() if _bare(label) in HUMAN_NAMES]
     if len(found) != 1:
         raise UserError(
             f"{name}: its labels do not say which one means people ({shown}); set "
-            "evaluate.naturalness.human_label to one of them"
+            "human_label (in the recipe's evaluate.naturalness, or report) to one of them"
         )
     return found[0]
 

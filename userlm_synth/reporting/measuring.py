@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from userlm_synth.progress import Progress
@@ -18,11 +19,14 @@ GROUPS = ("diversity", "naturalness", "trust")
 DIGITS = 6  # later ones depend on the machine
 
 
-def definitions(settings: Report) -> list[Definition]:
-    """Every figure, in the order of the page; no two have one key."""
+def definitions(settings: Report, kept: Path | None = None) -> list[Definition]:
+    """Every figure, in the order of the page; no two have one key.
+
+    `kept`: the folder of the detector's answers, so that none is paid for twice.
+    """
     found = [
         *variety.DEFINITIONS,
-        *natural.definitions(settings.detector, settings.human_label),
+        *natural.definitions(settings.detector, settings.human_label, kept),
         *trust.definitions(settings.toxicity),
     ]
     keys = [one.key for one in found]

@@ -62,8 +62,10 @@ class Side:
         return int(self.tallies["shape"].dialogues)
 
 
-def make_report(inputs: Inputs, settings: Report, *, title: str, seed: int = 0) -> Record:
-    """`report.json`, version 2 (`schemas/report.schema.json`).
+def make_report(
+    inputs: Inputs, settings: Report, *, title: str, seed: int = 0, kept: Path | None = None
+) -> Record:
+    """`report.json`, version 2 (`schemas/report.schema.json`); a detector's answers are `kept`.
 
     Raises `UserError` where an input cannot be read, or holds no dialogue.
     """
@@ -82,7 +84,7 @@ def make_report(inputs: Inputs, settings: Report, *, title: str, seed: int = 0) 
         reference = (
             _side(people, trusted, 2 * settings.sample, seed, "reference") if people else None
         )
-        found = _report(sets, reference, training, given, settings, seed)
+        found = _report(sets, reference, training, given, settings, seed, kept)
     report: Record = plain({"version": VERSION, "title": title, "made_by": made_by(), **found})
     return report
 
@@ -94,10 +96,11 @@ def _report(
     given: Mapping[int, str] | None,
     settings: Report,
     seed: int,
+    kept: Path | None,
 ) -> Record:
     """The report but for its heading."""
     plans = make_plans(sets, reference, settings, seed)
-    defined = definitions(settings)
+    defined = definitions(settings, kept)
     total = len(defined) * len(plans)
     with Progress("measuring", total, "figures", pace=False) as progress:
         measured = [measure_all(plan, defined, progress) for plan in plans]
@@ -307,7 +310,9 @@ def write_report(
     from userlm_synth.reporting.page.page import render_page
     from userlm_synth.reporting.page.plots import write_plots
 
-    report = make_report(inputs, settings, title=title, seed=seed)
+    if settings.detector:
+        make_folder(out)
+    report = make_report(inputs, settings, title=title, seed=seed, kept=out)
     html = (page or render_page)(report)
     text = orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     make_folder(out)
