@@ -154,7 +154,7 @@ def _make(
     )  # fmt: skip
     if not (release / "report.json").is_file():
         say(
-            f"{folder}: has no report, so that the card shows no figures; to have one: userlm-synth "
+            f"{folder}: has no report, so the card shows no figures; to have one: userlm-synth "
             f"report {folder} --reference PEOPLE --out {folder / 'report'}"
         )
 
