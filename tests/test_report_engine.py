@@ -157,7 +157,7 @@ def test_a_figure_of_one_dialogue_or_of_no_numbers_is_none() -> None:
     def made(plan: Plan) -> Record:
         return between(side(float("inf"), 0, 1), side(0, 0, 0), plan.n, beyond=True)
 
-    one = Definition("k", "trust", "%", "Name", "Text.", "Source", made)
+    one = Definition("trust", "k", "%", "Name", "Text.", "Source", made)
     assert measure(make_plan(chats(1, 1), [], seed=0), one)["why"] == "needs two dialogues"
     assert measure(make_plan(chats(3, 1), [], seed=0), one)["kind"] == "none"
 

@@ -85,8 +85,8 @@ class Definition:
     `make` gives the figure, or says in one line why it cannot be measured.
     """
 
-    key: str
     group: str  # diversity, naturalness or trust
+    key: str
     unit: str
     name: str
     description: str

@@ -217,15 +217,7 @@ def openings(plan: Plan) -> Measured | str:
     return _shared(plan, np.array(numbers, np.int64))
 
 
-def _defined(
-    key: str,
-    unit: str,
-    name: str,
-    description: str,
-    source: str,
-    make: Callable[[Plan], Measured | str],
-) -> Definition:
-    return Definition(key, "diversity", unit, name, description, source, make)
+_defined = partial(Definition, "diversity")
 
 
 DEFINITIONS: list[Definition] = [

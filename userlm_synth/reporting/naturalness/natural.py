@@ -203,15 +203,7 @@ MARKS: list[tuple[str, str, str, Callable[[str], bool]]] = [
 SHARE_OF_TURNS = "user turns with the mark / all user turns"
 
 
-def _define(
-    key: str,
-    unit: str,
-    name: str,
-    description: str,
-    source: str,
-    make: Callable[[Plan], Measured | str],
-) -> Definition:
-    return Definition(key, "naturalness", unit, name, description, source, make)
+_define = partial(Definition, "naturalness")
 
 
 def definitions(

@@ -221,8 +221,8 @@ def definitions(toxicity: str | None = None) -> list[Definition]:
     """The trust figures; `toxicity`: a text classifier, as a folder or Hub id."""
     return [
         Definition(
-            "copied_8_grams",
             "trust",
+            "copied_8_grams",
             "%",
             "Passages found in other people's turns",
             "Runs of 8 words in user turns that as many other reference conversations hold too.",
@@ -230,8 +230,8 @@ def definitions(toxicity: str | None = None) -> list[Definition]:
             copied_figure,
         ),
         Definition(
-            "intent_echo",
             "trust",
+            "intent_echo",
             "%",
             "Turns that repeat the intent",
             "User turns with 5 words of the intent in a row.",
@@ -239,8 +239,8 @@ def definitions(toxicity: str | None = None) -> list[Definition]:
             echo_figure,
         ),
         Definition(
-            "toxic",
             "trust",
+            "toxic",
             "%",
             "Turns with a toxic word",
             "User turns with a word or phrase of the list of profanity, insults, threats and "
@@ -249,8 +249,8 @@ def definitions(toxicity: str | None = None) -> list[Definition]:
             toxic_figure,
         ),
         Definition(
-            "toxic_classifier",
             "trust",
+            "toxic_classifier",
             "%",
             "Turns that a classifier calls toxic",
             "User turns to which the named classifier gives a probability of 50 % or more.",
