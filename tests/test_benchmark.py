@@ -442,6 +442,7 @@ def test_code_is_run_and_both_domains_have_a_table_of_their_own(stage: Stage) ->
     assert reasons["double"], "why the wrong program did not pass"
     stage.assistant("What kind?", f"12.\n{code}\n12")
     done = stage("generate.max_turns=3")
+    assert done.code == 0, done.err
     assert {one["stop_reason"] for one in stage.dialogues()} == {"solved"}
     rows = {row["domain"]: row["dialogues"] for row in stage.found()["results"]}
     assert rows == {"all": 4, "math": 2, "code": 2}

@@ -24,7 +24,6 @@ from userlm_synth.benchmark.figures import (
     skip_non_required,
     task_rows,
     turn_variance,
-    unigram_difference,
 )
 from userlm_synth.benchmark.notes import label_of, labels
 from userlm_synth.benchmark.word_match import kappa, match_turns
@@ -75,16 +74,6 @@ def test_one_turn_with_news_makes_an_additional_demand() -> None:
 def test_turn_variance_is_divided_by_n_minus_1() -> None:
     assert turn_variance([2, 4, 6]) == 4  # of the mean 4: (4 + 0 + 4) / 2
     assert turn_variance([3]) is None
-
-
-def test_unigram_difference_is_over_pairs_of_runs_and_by_lemmas() -> None:
-    # {how, many, apple}, {many, apple, ripe}: 2 of 4; with {ripe}: 0 of 4 and 1 of 3
-    runs = [["How many apples?"], ["many apple", "ripe"], ["ripe"]]
-    assert unigram_difference(runs) == pytest.approx(1 - (2 / 4 + 0 / 4 + 1 / 3) / 3)
-    assert unigram_difference([["she bought apples"], ["she buys an apple"]]) == pytest.approx(
-        1 / 4
-    )
-    assert unigram_difference(runs[:1]) is None
 
 
 # ---- a table ---------------------------------------------------------------------------------

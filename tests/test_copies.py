@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from userlm_synth.benchmark import figures as benchmark
 from userlm_synth.metrics import jaccard_matrix
 from userlm_synth.reporting.diversity import copies, repeats
 from userlm_synth.reporting.diversity.alike import Prints, alike, recurring, text_hash
 from userlm_synth.reporting.diversity.copies import Copies, opening_of
-from userlm_synth.reporting.diversity.repeats import Repeats, unigram_difference
+from userlm_synth.reporting.diversity.repeats import Repeats
 
 Record = dict[str, Any]
 VOCABULARY = [f"word{at}" for at in range(400)]
@@ -226,16 +225,6 @@ def test_diversity_and_unigram_difference_within_an_intent_by_hand() -> None:
     }
     assert found["repetitions"]["unigram_difference"]["value"] == 0.25
     assert (found["repetitions"]["intents"], found["repetitions"]["dialogues"]) == (1, 2)
-
-
-def test_unigram_difference_is_the_benchmark_s() -> None:
-    rng = random.Random(6)
-    runs = [[" ".join(prose(rng, 9)), "Cooked rice, please."] for _ in range(6)]
-    runs.append([""])
-    assert unigram_difference(["\n".join(run) for run in runs]) == pytest.approx(
-        benchmark.unigram_difference(runs)
-    )
-    assert unigram_difference(["", "\U0001f600"]) == 0
 
 
 def test_repetitions_alike_differ_less_than_other_intents() -> None:

@@ -45,6 +45,17 @@ def test_two_texts_without_words_are_the_same_text() -> None:
     assert metrics.first_turn_diversity(["...", "hello"]) == pytest.approx(100)
 
 
+def test_unigram_difference_is_over_pairs_of_texts_and_by_lemmas() -> None:
+    # {how, many, apple}, {many, apple, ripe}: 2 of 4; with {ripe}: 0 of 4 and 1 of 3
+    texts = ["How many apples?", "many apple\nripe", "ripe"]
+    difference = metrics.unigram_difference
+    assert difference(texts) == pytest.approx(1 - (2 / 4 + 0 / 4 + 1 / 3) / 3)
+    assert difference(["she bought apples", "she buys an apple"]) == pytest.approx(1 / 4)
+    assert difference(["", "\U0001f600"]) == 0
+    with pytest.raises(ValueError, match="two texts"):
+        difference(texts[:1])
+
+
 @pytest.mark.parametrize("texts", [[], ["one text"]])
 def test_diversity_needs_a_pair(texts: list[str]) -> None:
     with pytest.raises(ValueError, match="two texts or more"):

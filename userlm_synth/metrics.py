@@ -13,6 +13,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
+from itertools import combinations
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -182,6 +184,19 @@ def first_turn_diversity(texts: Sequence[str], *, limit: int | None = 2000, seed
 
     chosen = _at_most(limit, texts, seed)
     return float(_weighted_diversity(jaccard_rows(chosen), np.ones((1, len(chosen))))[0])
+
+
+def unigram_difference(texts: Sequence[str]) -> float:
+    """1 - the mean Jaccard index of each two texts' sets of lemmas, from 0 to 1.
+
+    A text is all that the user says in a dialogue; two without a word are the same. Source: the
+    paper's Table 3 (Appendix D.3), over the dialogues of one intent.
+    """
+    sets = [frozenset(lemmas(words(text))) for text in texts]
+    pairs = [(one & other, one | other) for one, other in combinations(sets, 2)]
+    if not pairs:
+        raise ValueError("a difference takes at least two texts")
+    return 1 - fmean(len(both) / len(either) if either else 1.0 for both, either in pairs)
 
 
 def diversity_estimate(

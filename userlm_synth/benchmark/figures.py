@@ -12,9 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from itertools import combinations
 
-from userlm_synth.metrics import lemmas, ratio_bootstrap, words
+from userlm_synth.metrics import ratio_bootstrap, unigram_difference
 from userlm_synth.records import Record
 
 SAMPLES = 1000  # of the bootstrap
@@ -82,17 +81,6 @@ def turn_variance(counts: Sequence[int]) -> float | None:
     return float(statistics.variance(counts)) if len(counts) > 1 else None
 
 
-def unigram_difference(runs: Sequence[Sequence[str]]) -> float | None:
-    """1 - the mean Jaccard index of each two runs' sets of lemmas, all user turns of a run
-    together; None for one run."""
-    if len(runs) < 2:
-        return None
-    sets = [{lemma for turn in turns for lemma in lemmas(words(turn))} for turns in runs]
-    # two runs without a word are the same
-    indices = [len(a & b) / len(a | b) if a | b else 1.0 for a, b in combinations(sets, 2)]
-    return 1 - statistics.fmean(indices)
-
-
 # ---- of a table ------------------------------------------------------------------------------
 
 
@@ -121,12 +109,13 @@ def of_dialogue(held: Held, task: Record) -> dict[str, float | None]:
 def of_runs(runs: Sequence[Held]) -> dict[str, float | None]:
     """The figures of the runs of one task; of a single run nothing can be said."""
     counts = [one.exchanges for one in runs]
+    said = ["\n".join(one.turns) for one in runs]
     several = len(runs) > 1
     return {
         "turn_variance": turn_variance(counts),
         "turn_min": float(min(counts)) if several else None,
         "turn_max": float(max(counts)) if several else None,
-        "unigram_difference": unigram_difference([one.turns for one in runs]),
+        "unigram_difference": unigram_difference(said) if several else None,
     }
 
 

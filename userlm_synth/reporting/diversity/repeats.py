@@ -8,13 +8,11 @@ bounded by that: 10,000 texts.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from userlm_synth.metrics import bootstrap, first_turn_diversity, lemmas, words
+from userlm_synth.metrics import bootstrap, first_turn_diversity, unigram_difference
 from userlm_synth.records import Record, user_turns
 from userlm_synth.reporting.diversity.alike import text_hash
 
@@ -146,21 +144,6 @@ class Repeats:
             "intents": len(repeated),
             "dialogues": sum(len(one.drawn) for one in repeated),
         }
-
-
-def unigram_difference(said: Sequence[str]) -> float:
-    """1 - the mean Jaccard index of each two texts' sets of lemmas (arXiv 2510.06552, Table 3).
-
-    A text is all that the user says in a dialogue; two without a word are the same.
-    """
-    sets = [frozenset(lemmas(words(text))) for text in said]
-    return 1 - fmean(_indices(sets))
-
-
-def _indices(sets: Sequence[frozenset[str]]) -> Iterator[float]:
-    for one, other in combinations(sets, 2):
-        union = len(one | other)
-        yield len(one & other) / union if union else 1.0
 
 
 def _measure(intent: _Intent) -> dict[str, Any]:
