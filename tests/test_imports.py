@@ -25,7 +25,7 @@ HEAVY = {
 
 LEAVES = {
     "_version", "errors", "folders", "language", "locks", "metrics", "money", "pages",
-    "privacy", "progress", "resources", "world",
+    "privacy", "processes", "progress", "resources", "world",
 }  # fmt: skip
 LOW = LEAVES | {"estimates", "records", "recipe"}
 STAGES = {
@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "training": LOW | {"", "user_lm"},
     # any dataset is read, and copies in it are found, as when conversations are prepared
     "reporting": LOW | {"naturalness"} | {f"conversations.{one}" for one in READING},
-    "hub": LOW | {"", "conversations.reading"},
+    "hub": LOW | {"", "conversations.reading", "user_lm.loading"},
     "naturalness": LOW | {"asking", "backends", "user_lm"},
     "intents": LOW | {"asking", "backends"},
     "simulate": LOW | {"backends", "user_lm"},

@@ -7,30 +7,26 @@ and the tallies, however large the dataset is.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import heapq
-import os
 import pickle
-import signal
-import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
 from typing import Any, Protocol
 
 from userlm_synth.conversations.reading import Opened, records_in
-from userlm_synth.errors import UserError
+from userlm_synth.processes import each_in_order, workers_for
 from userlm_synth.progress import Progress
 from userlm_synth.records import Record
 
 SMALL = 8 << 20  # bytes that are not worth another process
 FAULTS = 10  # rows without a conversation that are named
 NO_USER = "has no turn of a user"
+DIED = (
+    "a process that read the dialogues died (out of memory?); free some memory and run "
+    "the same command again"
+)
 
 
 class Tally(Protocol):
@@ -118,14 +114,15 @@ def collect(
 
     `workers`: processes; None: one a core. Raises `UserError` where reading fails as a whole.
     """
-    size = opened.total_bytes
-    workers = workers or os.cpu_count() or 1
-    if size is not None and size <= SMALL:
-        workers = 1
+    workers = workers_for(opened.total_bytes, SMALL, workers)
     total: Tallies = {name: make() for name, make in factories.items()}
     total["faults"], count = Faults(), 0
-    with Progress(f"reading {opened.name}", None, "rows") as progress:
-        for found, rows in _counted(opened, factories, workers):
+    begin = partial(_counter, dict(factories))
+    with (
+        Progress(f"reading {opened.name}", None, "rows") as progress,
+        closing(each_in_order(begin, opened.blocks(), workers, DIED)) as counted,
+    ):
+        for found, rows in counted:
             for name, tally in total.items():
                 tally.merge(found[name])
             count += rows
@@ -133,30 +130,13 @@ def collect(
     return total
 
 
-Part = tuple[Tallies, int]
+def _counter(factories: Mapping[str, Factory]) -> Callable[[Any], tuple[Tallies, int]]:
+    """In each process: what counts a block."""
+    return partial(count_block, factories=factories)
 
 
-def _counted(opened: Opened, factories: Mapping[str, Factory], workers: int) -> Iterator[Part]:
-    """The tallies of each block, in order; a few blocks are under way at once."""
-    with _pool(factories, workers) as submit:
-        waiting: deque[Future[bytes] | Part] = deque()
-        for block in opened.blocks():
-            waiting.append(submit(block))
-            while len(waiting) > 2 * workers:
-                yield _taken(waiting.popleft())
-        while waiting:
-            yield _taken(waiting.popleft())
-
-
-def _taken(one: Future[bytes] | Part) -> Part:
-    if not isinstance(one, Future):
-        return one
-    found: Part = pickle.loads(one.result())
-    return found
-
-
-def count_block(block: Any, factories: Mapping[str, Factory]) -> Part:
-    """The tallies of one block."""
+def count_block(block: Any, factories: Mapping[str, Factory]) -> tuple[Tallies, int]:
+    """The tallies of one block, and how many rows it has."""
     tallies: Tallies = {name: make() for name, make in factories.items()}
     adders = [tally.add for tally in tallies.values()]
     tallies["faults"], rows = (faults := Faults()), 0
@@ -170,60 +150,3 @@ def count_block(block: Any, factories: Mapping[str, Factory]) -> Part:
             for add in adders:
                 add(place, record)
     return tallies, rows
-
-
-# ---- processes -----------------------------------------------------------------------------------
-
-_factories: Mapping[str, Factory] = {}
-
-
-def _begin(factories: Mapping[str, Factory]) -> None:
-    """In a new process: what to count, and an end when the parent is gone."""
-    global _factories
-    gc.set_threshold(1_000_000)  # rows make many objects and no cycles
-    parent = parent_process()
-    if parent:
-        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
-    _factories = factories
-
-
-def _leave_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
-
-
-def _count(block: Any) -> bytes:
-    # Pickled here: the pool's own thread would hold its lock meanwhile, and a faulty tally hang it.
-    return pickle.dumps(count_block(block, _factories), pickle.HIGHEST_PROTOCOL)
-
-
-@contextmanager
-def _pool(
-    factories: Mapping[str, Factory], workers: int
-) -> Iterator[Callable[[Any], Future[bytes] | Part]]:
-    """How to have a block counted: in this process when there is one worker, else in others."""
-    if workers == 1:
-        yield lambda block: count_block(block, factories)
-        return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (dict(factories),))
-
-    def submit(block: Any) -> Future[bytes]:
-        # May start a process, which inherits the mask: Ctrl-C is for this process alone.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return pool.submit(_count, block)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-    try:
-        yield submit
-    except BrokenProcessPool:
-        # Before Python 3.11.5 the pool would wait for ever to hand the dead their work (gh-94777).
-        if sys.version_info < (3, 11, 5) and (queue := getattr(pool, "_call_queue", None)):
-            queue._reader.close()
-        raise UserError(
-            "a process that read the dialogues died (out of memory?); free some memory and run "
-            "the same command again"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
