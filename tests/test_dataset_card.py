@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from test_simulate import a_record
 
 import toys
+from userlm_synth.errors import UserError
 from userlm_synth.hub import build_dataset, card
-from userlm_synth.hub.markdown import code, fenced, link, plain
+from userlm_synth.pages.markdown import code, fenced, front_matter, link, plain
 from userlm_synth.recipe import Push
 from userlm_synth.records import Record, check, record_problems, write_records
 from userlm_synth.reporting.page.page import render_page
@@ -152,6 +153,18 @@ def test_no_text_leaves_its_line_or_its_fence(text: str) -> None:
     block = fenced(text).splitlines()
     closing = [at for at, line in enumerate(block[1:], 1) if line.startswith(block[0])]
     assert closing == [len(block) - 1]
+
+
+def test_a_front_matter_that_is_no_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    assert front_matter(readme) == {}
+    readme.write_text("---\nlicense: mit\ntags: [a\n---\n# A model\n")
+    with pytest.raises(UserError, match=r"README.md:3: its front matter is no YAML: .*; mend it"):
+        front_matter(readme)
+    readme.write_text("# A model\n")
+    assert front_matter(readme) == {}
+    readme.write_text("\ufeff---\r\nlicense: mit\r\n---\r\n")
+    assert front_matter(readme) == {"license": "mit"}
 
 
 def test_the_sizes_that_the_hub_knows() -> None:

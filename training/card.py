@@ -15,6 +15,7 @@ from typing import Any
 
 from userlm_synth import __version__
 from userlm_synth.pages import number
+from userlm_synth.pages.markdown import card_template, front_matter, yaml_of
 from userlm_synth.privacy import redact
 from userlm_synth.progress import duration, say
 from userlm_synth.records import Record, write_bytes
@@ -39,20 +40,12 @@ def write_model_card(folder: Path, facts: Record) -> None:
 
 def render_model_card(facts: Record) -> str:
     """The card's text; see `write_model_card`."""
-    import jinja2
     import torch
     import transformers
 
     user, data, base = facts["speaker"] == "user", facts["data"] or {}, _base(facts["base"])
     license = facts["license"] if "license" in facts else base_license(facts["base"] or "")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template(TEMPLATE.name).render(
+    text: str = card_template(TEMPLATE).render(
         front=_front_matter(user, base, license, data),
         name=_plain(facts["name"]),
         user=user,
@@ -74,6 +67,7 @@ def render_model_card(facts: Record) -> str:
         },
         cell=_cell,
     )
+    return text
 
 
 def base_license(name: str) -> str | None:
@@ -86,7 +80,7 @@ def base_license(name: str) -> str | None:
     try:
         folder = Path(path).expanduser()
         if folder.is_dir():
-            found = _read_front_matter(folder / "README.md").get("license")
+            found = front_matter(folder / "README.md").get("license")
         elif HUB_ID.fullmatch(path):
             from huggingface_hub import model_info
 
@@ -102,16 +96,6 @@ def base_license(name: str) -> str | None:
     return found if isinstance(found, str) and re.fullmatch(r"[\w.+-]+", found) else None
 
 
-def _read_front_matter(path: Path) -> Record:
-    import yaml
-
-    if not path.is_file():
-        return {}
-    found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", path.read_text("utf-8-sig"), re.DOTALL)
-    front = yaml.safe_load(found[1]) if found else None
-    return front if isinstance(front, dict) else {}
-
-
 def _base(name: str | None) -> Record:
     """A base's Hub id (None for a folder) and how the card calls it."""
     if name is None:
@@ -125,8 +109,6 @@ def _base(name: str | None) -> Record:
 
 def _front_matter(user: bool, base: Record, license: str | None, data: Record) -> str:
     """YAML metadata in the Hub's words (its model card specification)."""
-    import yaml
-
     tags = ["userlm_synth", *(["user-simulation"] if user else []), "conversational"]
     front: Record = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     if license:
@@ -137,7 +119,7 @@ def _front_matter(user: bool, base: Record, license: str | None, data: Record) -
         front |= {"base_model": base["hub"], "base_model_relation": "finetune"}
     if data and _is_dataset(data["source"]):
         front["datasets"] = [data["source"]["where"]]
-    return str(yaml.safe_dump({**front, "tags": tags}, sort_keys=False).rstrip())
+    return yaml_of({**front, "tags": tags})
 
 
 def _languages(data: Record) -> list[str]:

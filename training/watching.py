@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from userlm_synth.errors import explain_disk_full
-from userlm_synth.pages import number
+from userlm_synth.pages import number, printable
 from userlm_synth.progress import Progress, say
 from userlm_synth.records import Record, parse_json, to_line, write_bytes
 from userlm_synth.training import trackers
@@ -191,7 +191,7 @@ def _sample(text: str) -> list[str]:
     turns = [line for line in text.splitlines() if line.strip()]
     shown: list[str] = []
     for turn in turns[:SAMPLE_TURNS]:
-        plain = "".join(c if c.isprintable() else " " for c in turn)
+        plain = printable(turn)
         short = plain if len(plain) <= SAMPLE_TURN else plain[: SAMPLE_TURN - 4] + " ..."
         shown += textwrap.wrap(short, 96, initial_indent="    ", subsequent_indent="        ")
     if len(turns) > SAMPLE_TURNS:

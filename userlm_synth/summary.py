@@ -16,10 +16,10 @@ from userlm_synth.evaluation.columns import (
     fixed,
     is_human,
     measured,
-    plain,
     reasons,
     shortened,
 )
+from userlm_synth.pages import printable
 from userlm_synth.recipe import Recipe
 from userlm_synth.records import Record, parse_json
 
@@ -35,7 +35,7 @@ def evaluation_table(evaluation: Record) -> str:
 
 def _file_table(file: Record, rows: list[Record]) -> list[str]:
     lines = [
-        f"{plain(file['file'])}: {file['n']:,} conversations ({file['with_intent']:,} with an "
+        f"{printable(file['file'])}: {file['n']:,} conversations ({file['with_intent']:,} with an "
         f"intent), {file['user_turns']:,} user turns, {file['ends']:,} ends"
     ]
     models = [row for row in rows if not is_human(row)]
@@ -80,7 +80,7 @@ def _not_measured(rows: list[Record]) -> list[str]:
     lines = ["\nnot measured"] if found else []
     for why, some in found.items():
         names = [f"{', '.join(figures)} ({_some(labels)})" for figures, labels in some]
-        lines.append(f"  {'; '.join(names)}: {plain(why)}")
+        lines.append(f"  {'; '.join(names)}: {printable(why)}")
     return lines
 
 
@@ -123,8 +123,7 @@ def _print_dialogues(out: Path) -> None:
         one = parse_json(line)
         print(f"\n{one['intent']}")
         for message in one["messages"]:
-            text = "".join(c if c.isprintable() else " " for c in message["content"])
-            print(f"  {message['role'] + ':':11}{text}")
+            print(f"  {message['role'] + ':':11}{printable(message['content'])}")
         print(f"  ({one['stop_reason']})")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from userlm_synth.benchmark.solutions import Checker, check_reference
 from userlm_synth.errors import Problems, UserError
+from userlm_synth.pages import printable
 from userlm_synth.progress import Progress
 from userlm_synth.records import INTENT_OPENING, Record, read_records, write_records
 from userlm_synth.simulate import Job
@@ -69,15 +70,11 @@ class Watch:
             "turn": len(talk.messages) // 2,
             "passed": verdict.passed,
             "attempted": verdict.attempted,
-            "reason": _printable(verdict.reason),
+            # a reason may quote what a program made: no record holds NUL or broken text
+            "reason": printable(verdict.reason).strip(),
         }
         talk.notes = {"checks": [*talk.notes.get("checks", ()), seen]}
         return verdict.passed
-
-
-def _printable(text: str) -> str:
-    """A reason may quote what a program made: no record holds NUL or broken text."""
-    return "".join(one if one.isprintable() else " " for one in text).strip()
 
 
 # ---- tasks -----------------------------------------------------------------------------------

@@ -123,8 +123,3 @@ def all_notes(benchmarks: Sequence[Record]) -> list[str]:
         *differences(benchmarks),
         *(line for label, one in pairs for line in notes(label, one)),
     ]
-
-
-def printable(text: str) -> str:
-    """A stranger's text on one line of a terminal."""
-    return "".join(one if one.isprintable() else " " for one in text)

@@ -22,6 +22,7 @@ from userlm_synth.asking import ATTEMPTS, CUT_OFF, Asker, Cache, Question
 from userlm_synth.benchmark.word_match import Revealed
 from userlm_synth.errors import UserError
 from userlm_synth.money import Price, Purse
+from userlm_synth.pages import printable
 from userlm_synth.progress import Progress
 from userlm_synth.records import Record, parse_json, stable_hash, user_turns
 
@@ -146,8 +147,7 @@ def _entry_fault(entry: Any, shards: int) -> str:
 
 def _plain(text: str) -> str:
     """One printable line, of a length that people read."""
-    shown = "".join(one if one.isprintable() else " " for one in text)
-    return " ".join(shown.split())[:MAX_ADDED]
+    return " ".join(printable(text).split())[:MAX_ADDED]
 
 
 def read_answer(answer: str) -> Judgement:

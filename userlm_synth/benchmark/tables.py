@@ -7,8 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from userlm_synth.benchmark.notes import all_notes, labels, printable
+from userlm_synth.benchmark.notes import all_notes, labels
 from userlm_synth.errors import UserError
+from userlm_synth.pages import printable
+from userlm_synth.pages.latex import latex_text
+from userlm_synth.pages.markdown import plain as markdown_text
 from userlm_synth.records import Record, check, parse_json
 
 #: (the group's heading, its rows: name and figure), in the order of the paper.
@@ -35,12 +38,6 @@ CAPTIONS = {
 }
 #: A table that is wider than the text is made as wide as the text.
 FIT = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
-LATEX = {
-    **{one: f"\\{one}" for one in "{}$&#_%"},
-    "-": "{-}",  # two of them stay two
-    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
-    "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "\u2013": "--",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,14 +152,12 @@ def _text(grid: Grid) -> str:
 def markdown_tables(benchmarks: Sequence[Record]) -> str:
     """As GitHub's Markdown."""
     parts = [line for grid in grids(benchmarks) for line in _markdown(grid)]
-    return (
-        "\n".join([*parts, *(f"- {_markdown_text(one)}" for one in all_notes(benchmarks))]) + "\n"
-    )
+    return "\n".join([*parts, *(f"- {markdown_text(one)}" for one in all_notes(benchmarks))]) + "\n"
 
 
 def _markdown(grid: Grid) -> Iterator[str]:
     heads = [
-        _markdown_text(f"{title}: {column.label}" if len(grid.groups) > 1 else column.label)
+        markdown_text(f"{title}: {column.label}" if len(grid.groups) > 1 else column.label)
         for title, group in grid.groups for column in group
     ]  # fmt: skip
     yield from (
@@ -220,13 +215,3 @@ def _latex(grid: Grid, under: str) -> Iterator[str]:
     if under:
         yield f"  \\par\\smallskip\\parbox{{\\linewidth}}{{\\footnotesize {under}}}"
     yield "\\end{table}"
-
-
-def latex_text(text: str) -> str:
-    """A stranger's text as text in LaTeX."""
-    return "".join(LATEX.get(one, one) for one in printable(text))
-
-
-def _markdown_text(text: str) -> str:
-    text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{one}" if one in "\\`*_[]#|~" else one for one in text)

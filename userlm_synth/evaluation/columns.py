@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from userlm_synth.pages import printable
 from userlm_synth.records import Record
 
 DASH = "\u2013"
@@ -210,11 +211,6 @@ def flat(settings: object, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, "none" if settings is None else str(settings)
 
 
-def plain(text: str) -> str:
-    """A stranger's text on one line: what is not printable (controls, overrides) as `\ufffd`."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in text)
-
-
 def columns(text: str) -> int:
     """How many columns a terminal gives a text."""
     return sum(
@@ -224,8 +220,8 @@ def columns(text: str) -> int:
 
 
 def shortened(text: str, most: int) -> str:
-    """`plain` text of at most `most` columns, its end cut off with an ellipsis."""
-    text = plain(text)
+    """`printable` text of at most `most` columns, its end cut off with an ellipsis."""
+    text = printable(text)
     if columns(text) <= most:
         return text
     room, end = most - 1, 0

@@ -20,7 +20,6 @@ from userlm_synth.evaluation.columns import (
     fixed,
     flat,
     is_human,
-    plain,
     shortened,
 )
 from userlm_synth.records import Record, open_text, parse_json, read_lines, record_problems
@@ -226,4 +225,4 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    return shortened(plain(str(value)), 48)
+    return shortened(str(value), 48)

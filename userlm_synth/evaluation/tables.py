@@ -20,11 +20,13 @@ from userlm_synth.evaluation.columns import (
     is_human,
     measured,
     models,
-    plain,
     reason,
     shortened,
     sizes,
 )
+from userlm_synth.pages import printable
+from userlm_synth.pages.latex import latex_text
+from userlm_synth.pages.markdown import plain as markdown_text
 from userlm_synth.records import Record
 
 LATEX_LABEL = 32  # columns of a model's name; the page has it whole
@@ -106,7 +108,7 @@ def table_1(evaluation: Record) -> Table:
 def _table_1_sizes(file: Record, rows: Sequence[Record]) -> str:
     found = {SHORT[figure.key]: sizes(rows, figure) for figure in PERPLEXITY}
     counts = " and ".join(f"{n} conversations {key}" for key, n in found.items() if n)
-    return f"{plain(file['file'])}: n = {counts or '0'}"
+    return f"{printable(file['file'])}: n = {counts or '0'}"
 
 
 def table_2(file: Record, rows: Sequence[Record]) -> Table:
@@ -114,7 +116,7 @@ def table_2(file: Record, rows: Sequence[Record]) -> Table:
     counts = [f"{figure.name.lower()} {n}" for figure in SIX if (n := sizes(rows, figure))]
     table = Table(
         "intrinsic",
-        f"Intrinsic metrics of user simulators on {plain(file['file'])}, x 100. "
+        f"Intrinsic metrics of user simulators on {printable(file['file'])}, x 100. "
         f"n: {', '.join(counts) or 'nothing measured'}. {INTERVALS}.",
         GROUPS,
         [(figure.name, figure.arrow) for figure in SIX],
@@ -133,12 +135,6 @@ def all_tables(evaluation: Record) -> list[Table]:
 
 
 # ---- Markdown --------------------------------------------------------------------------------
-
-
-def markdown_text(text: str) -> str:
-    """A stranger's text as text in a Markdown table."""
-    text = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{c}" if c in "\\`*_{}[]#|~!$" else c for c in text)
 
 
 def markdown_tables(evaluation: Record) -> str:
@@ -193,28 +189,7 @@ def _dash(cell: Cell, mark: str, dash: str) -> str:
 
 # ---- LaTeX -----------------------------------------------------------------------------------
 
-#: What LaTeX reads as more than text. After a row's end, `[` and `*` would be arguments of it.
-LATEX = {
-    **{c: f"\\{c}" for c in "{}$&#_%"},
-    **{c: f"{{{c}}}" for c in "[]*"},
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "<": "\\textless{}",
-    ">": "\\textgreater{}",
-    "|": "\\textbar{}",
-    "`": "\\textasciigrave{}",
-    '"': "\\char34{}",
-    "\u2026": "\\ldots{}",
-    "\u2013": "--",
-    "\ufffd": "?",
-}
 ARROWS = {"\u2191": " $\\uparrow$", "\u2193": " $\\downarrow$", "": ""}
-
-
-def latex_text(text: str) -> str:
-    """A stranger's text as text in LaTeX."""
-    return "".join(LATEX.get(c, c) for c in plain(text))
 
 
 def latex_tables(evaluation: Record) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from userlm_synth import __version__
-from userlm_synth.hub import markdown, rows, scan
-from userlm_synth.hub.licences import DATASETS, Rights, front_matter
+from userlm_synth.hub import rows, scan
+from userlm_synth.hub.licences import DATASETS, Rights
 from userlm_synth.pages import number
+from userlm_synth.pages.markdown import card_template, front_matter, yaml_of
 from userlm_synth.recipe import lasting
 from userlm_synth.records import Record, check
 
@@ -38,7 +39,7 @@ ALTS = {
 def render(made: Release, splits: dict[str, Record], shown: Record, folder: Path) -> str:
     """The card's text; `shown` holds `recipe`, `report`, `example` and `plots`, as published."""
     front = front_of(made, splits)
-    text = environment(TEMPLATE).render(
+    text = template(TEMPLATE).render(
         front=yaml_of(front),
         title=front["pretty_name"],
         made=made,
@@ -66,22 +67,9 @@ def render(made: Release, splits: dict[str, Record], shown: Record, folder: Path
 # ---- shared with the model card ----------------------------------------------------------------
 
 
-def environment(template: Path) -> Any:
-    """A Markdown template with the filters that texts of strangers go through."""
-    import jinja2
-
-    found = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    found.filters |= {
-        "plain": markdown.plain, "code": markdown.code, "number": number,
-        "fenced": markdown.fenced, "link": markdown.link, "figure": figure,
-    }  # fmt: skip
-    return found.get_template(template.name)
+def template(path: Path) -> Any:
+    """A card's template, with the filters for numbers too."""
+    return card_template(path, number=number, figure=figure)
 
 
 def checked(text: str, kind: str) -> str:
@@ -99,13 +87,6 @@ def checked(text: str, kind: str) -> str:
         read: Record = card.data.to_dict()  # type: ignore[no-untyped-call]
         assert read == front, "the Hub reads another front matter"
     return text
-
-
-def yaml_of(front: Record) -> str:
-    """Front matter as YAML."""
-    import yaml
-
-    return str(yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip())
 
 
 def figure(value: float | None) -> str:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from userlm_synth.pages.markdown import front_matter
 from userlm_synth.records import Record, parse_json
 
 if TYPE_CHECKING:
@@ -266,20 +267,6 @@ def _key(name: str) -> str:
 
 
 # ---- files -------------------------------------------------------------------------------------
-
-
-def front_matter(path: Path) -> Record:
-    """The YAML at the beginning of a card; empty where there is none."""
-    import yaml
-
-    if not path.is_file():
-        return {}
-    found = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", path.read_text("utf-8-sig"), re.DOTALL)
-    try:
-        front = yaml.safe_load(found[1]) if found else None
-    except yaml.YAMLError:
-        return {}
-    return front if isinstance(front, dict) else {}
 
 
 def read_yaml(path: Path) -> Record:

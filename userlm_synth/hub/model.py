@@ -7,7 +7,6 @@ hands on. Weights are published as safetensors alone.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -20,8 +19,10 @@ from userlm_synth import privacy
 from userlm_synth.errors import Problems, UserError
 from userlm_synth.folders import whole_folder
 from userlm_synth.hub import card, licences, scan
+from userlm_synth.pages.markdown import front_matter, yaml_of
 from userlm_synth.progress import say
 from userlm_synth.records import Record, parse_json, sha256_file
+from userlm_synth.user_lm.loading import fingerprint
 
 if TYPE_CHECKING:
     from userlm_synth.recipe import Push
@@ -143,7 +144,7 @@ def _results(folder: Path) -> Iterator[Record]:
             break
     else:
         return
-    own = fingerprint(folder)
+    own = fingerprint(str(folder))
     sizes = {one["file"]: one for one in evaluation.get("conversations", [])}
     for row in evaluation.get("results", []):
         if row["fingerprint"] == own:
@@ -169,16 +170,6 @@ def _estimate(row: Record, key: str) -> Record | None:
     return {"value": round(found["value"], 6), "low": low, "high": high, "n": found["n"]}
 
 
-def fingerprint(folder: Path) -> str:
-    """What the rows of an evaluation call a local model: as `user_lm.loading.fingerprint` does,
-    so that figures of another model that once lay here are never taken for this one's."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*")):
-        if file.suffix in (".json", ".jinja", ".safetensors"):
-            digest.update(f"{file.name} {sha256_file(file)}\n".encode())
-    return f"{folder.name}#{digest.hexdigest()[:12]}"
-
-
 # ---- the card ----------------------------------------------------------------------------------
 
 
@@ -194,7 +185,7 @@ def _card(
     readme = folder / "README.md"
     text = readme.read_text("utf-8-sig").replace("\r\n", "\n")
     body = re.sub(r"\A---\s*\n.*?\n---\s*\n", "", text, count=1, flags=re.DOTALL).strip()
-    front = {**licences.front_matter(readme), **license}
+    front = {**front_matter(readme), **license}
     front.setdefault("library_name", "transformers")
     front.setdefault("pipeline_tag", "text-generation")
     front["tags"] = list(dict.fromkeys([*front.get("tags", []), "userlm_synth"]))
@@ -203,7 +194,7 @@ def _card(
     if results:
         front["model-index"] = [{"name": name, "results": [_indexed(one) for one in results]}]
     sections = (
-        card.environment(TEMPLATE)
+        card.template(TEMPLATE)
         .render(
             results=results,
             rights=rights,
@@ -222,7 +213,7 @@ def _card(
         terms = ""
     body = "\n\n".join(one for one in (body.rstrip(), sections[0].strip(), terms) if one)
     body = f"{body}\n{mark}{after}"
-    return card.checked(f"---\n{card.yaml_of(front)}\n---\n\n{body.strip()}\n", "model")
+    return card.checked(f"---\n{yaml_of(front)}\n---\n\n{body.strip()}\n", "model")
 
 
 def _indexed(result: Record) -> Record:

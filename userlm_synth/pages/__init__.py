@@ -5,13 +5,23 @@ templates to include. Nothing here knows what a page is about.
 """
 
 from userlm_synth.pages.rendering import csp_hash, render
-from userlm_synth.pages.text import breakable, listed, number, shares, signed, size, visible
+from userlm_synth.pages.text import (
+    breakable,
+    listed,
+    number,
+    printable,
+    shares,
+    signed,
+    size,
+    visible,
+)
 
 __all__ = [
     "breakable",
     "csp_hash",
     "listed",
     "number",
+    "printable",
     "render",
     "shares",
     "signed",

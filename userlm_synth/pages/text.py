@@ -21,6 +21,12 @@ def visible(text: Any) -> str:
     return plain.translate(PICTURES)
 
 
+def printable(text: Any) -> str:
+    """One line of text: white space as spaces, and what else no terminal shows (controls, what
+    turns the direction) as U+FFFD."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in str(text))
+
+
 def breakable(text: Any) -> Any:
     """`visible` text as markup, with a <wbr> every few hundred characters of an unbroken run.
 
