@@ -22,8 +22,6 @@ from test_reading import Json, dialogue
 from toys import conversation
 from userlm_synth.records import (
     END_TOKEN,
-    _explaining_validator,
-    _fast_validator,
     file_problems,
     load_schema,
     parse_json,
@@ -31,6 +29,7 @@ from userlm_synth.records import (
     read_records,
     record_problems,
 )
+from userlm_synth.records.checks import _explaining_validator, _fast_validator
 
 TURNS = ("could i get a latte", "Sure, here or to go?", "to go, 谢谢 🙂", "Done.", "bye")
 SAMPLE = {
