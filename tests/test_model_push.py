@@ -151,7 +151,10 @@ def test_a_llama_is_called_llama_and_says_built_with_llama(saved: Path, tmp_path
     build_model(folder, tmp_path / "out", Push(), "Llama-coffee")
     text = card_of(tmp_path / "out")
     assert "**Built with Llama**" in text
-    assert "Copyright (c) Meta" in (tmp_path / "out" / "NOTICE").read_text()
+    assert (tmp_path / "out" / "NOTICE").read_text("utf-8") == (
+        "Llama 3.2 is licensed under the Llama 3.2 Community License, Copyright \u00a9 Meta "
+        "Platforms, Inc. All Rights Reserved.\n"
+    )
     with pytest.raises(UserError, match=r"push\.license: is mit, .* hands on its own licence"):
         build_model(folder, tmp_path / "other", Push(license="mit"), "Llama-coffee")
 

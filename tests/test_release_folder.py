@@ -114,7 +114,7 @@ def test_a_model_of_a_row_is_taken_apart(row: str, name: str, revision: str | No
         ("openai:gpt-4o", "OpenAI's terms", None),
         ("openai:gpt-oss-20b", "apache-2.0", None),
         ("microsoft/UserLM-8b", "mit", None),
-        ("google/gemma-4-12b", None, None),
+        ("google/gemma-4-12b", "apache-2.0", None),
         ("openai:qwen3-max", None, None),
         ("somebody/their-model", None, None),
     ],
@@ -151,7 +151,7 @@ def test_a_user_lm_made_here_has_the_licence_of_its_base(tmp_path: Path) -> None
     assert "compete with OpenAI" in assistant["terms"]
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "Built with Llama" in card
-    assert "Copyright (c) Meta Platforms" in card
+    assert "Copyright \u00a9 Meta Platforms" in card
 
 
 def test_a_licence_alone_brings_its_terms(tmp_path: Path) -> None:

@@ -181,18 +181,23 @@ def _family(name: str, role: str, revision: str | None = None) -> Rights:
     """What the list says of a model's name."""
     plain = re.sub(r"^hf:", "", name).partition("@")[0].lower()
     for one in families():
-        if re.search(one["match"], plain):
+        if found := re.search(one["match"], plain):
+            version = found.groupdict().get("version") or ""
+            fields = {
+                key: text.replace("{version}", version).replace("{page}", version.replace(".", "_"))
+                for key, text in one.items()
+            }
             return Rights(
-                name, role, revision, _exact(one["license"], plain), one.get("terms", ""),
-                one["link"], one.get("begins"), one.get("notice"),
-            )  # fmt: skip
+                name,
+                role,
+                revision,
+                fields["license"],
+                fields.get("terms", ""),
+                fields["link"],
+                fields.get("begins"),
+                fields.get("notice"),
+            )
     return Rights(name, role, revision)
-
-
-def _exact(license: str, name: str) -> str:
-    """The licence of this very version: of Llama 3.2 it is llama3.2."""
-    version = re.search(r"llama-?(3\.[1-9]|4)", name)
-    return f"llama{version[1]}" if version and license.startswith("llama3.") else license
 
 
 def hub_license(name: str, revision: str | None) -> str | None:
