@@ -5,6 +5,7 @@ Nothing here reaches the network, a GPU (unless CUDA_VISIBLE_DEVICES names one) 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -112,38 +113,57 @@ def toy_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first process of the test run fills; the others wait and look at it."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / f"{name}.whole").exists():
+            shutil.rmtree(root / name, ignore_errors=True)
+            make(root / name)
+            (root / f"{name}.whole").touch()
+    return root / name
+
+
 @pytest.fixture(scope="session")
 def finished_run(toy_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of the toy recipe; look, do not touch (`shutil.copytree` it to change it)."""
-    out = tmp_path_factory.mktemp("finished") / "run"
-    done = run_cli("run", toy_recipe, "--out", out)
-    assert done.code == 0, done.err
-    (out / "stdout.txt").write_text(done.out)
-    (out / "stderr.txt").write_text(done.err)
-    return out
+
+    def make(folder: Path) -> None:
+        out = folder / "run"
+        done = run_cli("run", toy_recipe, "--out", out)
+        assert done.code == 0, done.err
+        (out / "stdout.txt").write_text(done.out)
+        (out / "stderr.txt").write_text(done.err)
+
+    return made_once(tmp_path_factory, "finished", make) / "run"
 
 
 @pytest.fixture(scope="session")
 def toy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `base`, `user_lm` and `assistant_lm`: real checkpoints of a few kB, fp32."""
-    from userlm_synth.recipe import Scratch, Training
-    from userlm_synth.training.base import train_base
-    from userlm_synth.training.train import train_on_turns
-    from userlm_synth.world import make_conversations
 
-    folder = tmp_path_factory.mktemp("models")
-    conversations = make_conversations(60, 0)
-    options = Training(
-        epochs=3, learning_rate=1e-2, max_length=256, batch_tokens=1024,
-        micro_batch_tokens=1024, precision="fp32",
-    )  # fmt: skip
-    shape = Scratch(vocabulary=300, hidden=16, layers=1, heads=1)
-    base = folder / "base"
-    train_base(conversations, shape, options, base, 0)
-    for speaker in ("user", "assistant"):
-        out = folder / f"{speaker}_lm"
-        train_on_turns(str(base), conversations, options, out, speaker=speaker, seed=0)
-    return folder
+    def make(folder: Path) -> None:
+        from userlm_synth.recipe import Scratch, Training
+        from userlm_synth.training.base import train_base
+        from userlm_synth.training.train import train_on_turns
+        from userlm_synth.world import make_conversations
+
+        conversations = make_conversations(60, 0)
+        options = Training(
+            epochs=3, learning_rate=1e-2, max_length=256, batch_tokens=1024,
+            micro_batch_tokens=1024, precision="fp32",
+        )  # fmt: skip
+        shape = Scratch(vocabulary=300, hidden=16, layers=1, heads=1)
+        base = folder / "base"
+        train_base(conversations, shape, options, base, 0)
+        for speaker in ("user", "assistant"):
+            out = folder / f"{speaker}_lm"
+            train_on_turns(str(base), conversations, options, out, speaker=speaker, seed=0)
+
+    return made_once(tmp_path_factory, "toy_models", make)
 
 
 @pytest.fixture

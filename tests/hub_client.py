@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hub_process
 from hub_server import client_environment
 from hub_state import Hub, git_blob
+from warm import Child
 
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from huggingface_hub.utils import _http
 from userlm_synth.errors import UserError
 from userlm_synth.hub import release, remote
 asked = json.loads(sys.argv[1])
-remote.WAITS = (0.1, 0.1, 0.1, 0.1)  # the facts under test, not the waiting
+remote.WAITS = (0.05,) * 4  # the facts under test, not the waiting; the client's own below
+_http.http_backoff.__kwdefaults__["base_wait_time"] = 0.05
 try:
     done = release.publish(Path(asked.pop("folder")), asked.pop("repo"), **asked)
 except UserError as error:
@@ -104,24 +105,19 @@ class Pusher:
 
     def start(
         self, folder: Path, repo: str = REPO, *, token: str = "hf_write", **asked: Any
-    ) -> subprocess.Popen[str]:
-        environment = {**os.environ, **client_environment(self.hub, self.home, token)}
+    ) -> Child:
+        environment = client_environment(self.hub, self.home, token)
         environment |= asked.pop("environment", {})
         settings = {"kind": "dataset", "public": False, "tag": None, "dry_run": False} | asked
         settings |= {"folder": str(folder), "repo": repo}
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, json.dumps(settings)],
-            env={name: value for name, value in environment.items() if value},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return hub_process.start(SCRIPT, json.dumps(settings), **environment)
 
     def __call__(self, folder: Path, repo: str = REPO, **asked: Any) -> Pushed:
-        process = self.start(folder, repo, **asked)
-        out, err = process.communicate(timeout=120)
-        plan, text = json.loads(out) if process.returncode == 0 else ({}, "")
-        return Pushed(process.returncode, plan, text, err)
+        process = self.start(folder, repo, **asked).wait()
+        code = process.returncode
+        assert code is not None
+        plan, text = json.loads(process.stdout) if code == 0 else ({}, "")
+        return Pushed(code, plan, text, process.stderr)
 
     def uploads(self) -> list[str]:
         """What was put into the bucket, whole, in order: {hash} of each PUT that worked."""

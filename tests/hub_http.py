@@ -21,6 +21,15 @@ class Requests(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    def handle(self) -> None:
+        with self.hub.log_lock:
+            self.hub.connections += 1
+        try:
+            super().handle()
+        finally:
+            with self.hub.log_lock:
+                self.hub.connections -= 1
+
     def log_message(self, *_: Any) -> None:
         """Nothing on the terminal; requests are in the log."""
 

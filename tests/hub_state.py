@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Hub:
         self.chunk = 0  # bytes; LFS files above it are sent in parts; 0: always in one
         self.xet: Path | None = None  # a folder: files may come through Xet
         self.url = ""
+        self.connections = 0
 
     # Repositories ---------------------------------------------------------------------------
     def file(self, kind: str, repo: str) -> Path:
@@ -150,6 +152,14 @@ class Hub:
             lines = log.read_text().splitlines() if log.exists() else []
         rows = [json.loads(line) for line in lines]
         return [r for r in rows if method in ("", r["method"]) and re.search(path, r["path"])]
+
+    def idle(self) -> None:
+        """Wait until nobody is connected, twice: a connection may still be on its way in."""
+        limit, seen = time.monotonic() + 60, 0
+        while seen < 2 and time.monotonic() < limit:
+            seen = 0 if self.connections else seen + 1
+            time.sleep(0.01)
+        assert seen == 2, f"{self.connections} connections are open"
 
     def note(self, **row: Any) -> None:
         with self.log_lock, (self.state / "log.jsonl").open("a") as log:

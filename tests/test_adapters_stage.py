@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from test_ranks import launch
 
@@ -106,9 +107,8 @@ def test_another_user_lm_at_the_same_place_makes_the_adapters_again(
 
 @pytest.mark.slow
 def test_two_processes_make_the_adapters_of_one(recipe: Path, tmp_path: Path) -> None:
-    command = ["-m", "userlm_synth", "train", str(recipe), "--out"]
     for world in (1, 2):
-        done = launch(world, *command, str(tmp_path / f"run{world}"))
+        done = launch(world, warm.PROGRAM, "train", recipe, "--out", tmp_path / f"run{world}")
     assert done.stdout.count("adapters: ") == 1  # the first alone speaks
     one, two = (
         {

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import hub_process
 import pytest
 from hub_server import Hub, client_environment, serving
 from test_reading import Json, dialogue, jsonl, parquet
@@ -287,11 +285,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         hub.put("me/script", {"script.py": b"import datasets\n", "README.md": b"hi\n"})
         hub.put("me/empty", {"README.md": b"nothing here\n"})
         hub.put("me/gated", {train: table(CHATS, folder)}, private=True)
-        done = subprocess.run(
-            [sys.executable, "-c", CHECK, *(f"{HF}me/{name}" for name in NAMES), f"{HF}me/ours@v9"],
-            capture_output=True, text=True, check=False, timeout=200,
-            env={**os.environ, **client_environment(hub, folder / "home", token="")},
-        )  # fmt: skip
+        addresses = [*(f"{HF}me/{name}" for name in NAMES), f"{HF}me/ours@v9"]
+        environment = client_environment(hub, folder / "home", token="")
+        done = hub_process.start(CHECK, *addresses, torch=True, **environment).wait()
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import hub_process
 import pytest
 import reports
 from huggingface_hub import DatasetCard
@@ -189,7 +187,10 @@ def snippets(text: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_snippets_run_as_they_stand(released: Path, tmp_path: Path) -> None:
+def test_the_snippets_run_as_they_stand(
+    released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     tokenizer = toys.tokenizer()
     save_checkpoint(toys.model(tokenizer), tokenizer, tmp_path / "tiny", {})
     # a chat model's template: the toy's own opens a user turn
@@ -209,11 +210,8 @@ def test_the_snippets_run_as_they_stand(released: Path, tmp_path: Path) -> None:
         code = snippet
         for old, new in changes.items():
             code = code.replace(old, new)
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True, text=True, cwd=tmp_path,
-            env={**os.environ, "HF_HOME": str(tmp_path / "hf")},
-        )  # fmt: skip
+        environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+        done = hub_process.start(code, torch=True, **environment).wait()
         assert done.returncode == 0, done.stderr[-2000:]
         if snippet is load:
             assert done.stdout.startswith("user: could i get a small latte please")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+import warm
 from http_toys import chat, toy
 
 from toys import conversation, trained_user_lm
@@ -285,7 +284,7 @@ KILLED = textwrap.dedent("""
 
 def test_a_killed_evaluation_goes_on_and_ends_with_the_same_figures(folder, tmp_path):
     out = tmp_path / "killed"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(out)], check=False)
+    done = warm.start(KILLED, folder, out).wait()
     assert done.returncode == -signal.SIGKILL
     kept = (out / "turns.jsonl").read_bytes()
     assert kept.count(b"\n") == 30

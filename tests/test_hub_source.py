@@ -10,16 +10,15 @@ import gzip
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hub_process
 import pytest
+import warm
 
 from userlm_synth.conversations.sources import open_source
 from userlm_synth.errors import UserError
@@ -90,6 +89,7 @@ class Hub(BaseHTTPRequestHandler):
     """The reading side of the Hub, as far as the clients ask for it."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body in two writes wait 40 ms for each other
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Say nothing."""
@@ -233,14 +233,8 @@ def address() -> Iterator[str]:
 
 def read(cases: dict[str, dict[str, Any]], address: str, cache: Path) -> dict[str, list[Any]]:
     """For each case: description and identity, then (block, file, row, draft), or an error."""
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-        "HF_ENDPOINT": address, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "0",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", READ, json.dumps(cases)],
-        capture_output=True, text=True, env=environment, check=False, timeout=200,
-    )  # fmt: skip
+    environment = {"HF_ENDPOINT": address, "HF_HOME": str(cache)}
+    done = hub_process.start(READ, json.dumps(cases), torch=True, **environment).wait()
     assert done.returncode == 0, done.stderr
     found: dict[str, list[Any]] = json.loads(done.stdout)
     return found
@@ -374,16 +368,10 @@ def test_an_interrupted_run_goes_on_at_its_commit_and_another_does_not(
     if former:  # what such a run leaves
         (out / ".work").mkdir(parents=True)
         (out / ".work" / "commit").write_text(f"{HF}{former} {NEW}")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-        "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0",
-    }  # fmt: skip
+    environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "cache")}
     shares = [f"conversations.{name}" for name in ("train=1", "validation=0", "test=0")]
     command = ["prepare", "--source", f"{HF}me/rows", "--out", str(out), *shares]
-    done = subprocess.run(
-        [sys.executable, "-m", "userlm_synth", *command],
-        capture_output=True, text=True, env=environment, check=False, timeout=100,
-    )  # fmt: skip
+    done = hub_process.start(warm.PROGRAM, *command, torch=True, **environment).wait()
     assert done.returncode == 0, done.stderr
     card = json.loads((out / "card.json").read_text())
     assert card["source"]["revision"] == commit

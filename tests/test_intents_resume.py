@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from test_openai_backend import KEY_ENV, Server, serving
 
 from intents_stage import (
@@ -150,15 +149,15 @@ def test_a_run_killed_at_random_moments_asks_for_nothing_twice(tmp_path: Path) -
     with serving(slow) as server:
         arguments = [str(stage.source), str(stage.out), f"openai:tiny@{server.url}", KEY_ENV]
         while not stage.out.exists():
-            with subprocess.Popen([sys.executable, "-c", code, *arguments]) as process:
-                before = len(server.requests)
-                while process.poll() is None and len(server.requests) == before:
-                    time.sleep(0.01)
-                time.sleep(moments.uniform(0.05, 0.3))
-                if process.poll() is None and kills < 2:
-                    process.send_signal(signal.SIGKILL)
-                    kills += 1
-            assert process.returncode in (0, -signal.SIGKILL)
+            before = len(server.requests)
+            process = warm.start(code, *arguments)
+            while process.returncode is None and len(server.requests) == before:
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0.05, 0.3))
+            if process.returncode is None and kills < 2:
+                process.kill()
+                kills += 1
+            assert process.wait().returncode in (0, -signal.SIGKILL), process.stderr
         assert kills >= 1
         assert total <= len(server.requests) <= total + 4 * kills
     assert stage.intents() == [f"{INTENT_OPENING} learn about subject {n}." for n in range(total)]

@@ -7,14 +7,13 @@ import json
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -211,15 +210,15 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path: Path)
         model = f"openai:tiny@{server.url}"
         arguments = [str(work.out), str(work.files["taxonomy"]), model, KEY_ENV]
         while not work.out.exists():
-            with subprocess.Popen([sys.executable, "-c", code, *arguments]) as process:
-                before = len(server.requests)
-                while process.poll() is None and len(server.requests) == before:
-                    time.sleep(0.01)
-                time.sleep(moments.uniform(0.05, 0.4))
-                if process.poll() is None and kills < 2:
-                    process.send_signal(signal.SIGKILL)
-                    kills += 1
-            assert process.returncode in (0, -signal.SIGKILL)
+            before = len(server.requests)
+            process = warm.start(code, *arguments)
+            while process.returncode is None and len(server.requests) == before:
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0.05, 0.4))
+            if process.returncode is None and kills < 2:
+                process.kill()
+                kills += 1
+            assert process.wait().returncode in (0, -signal.SIGKILL), process.stderr
         assert kills >= 1
         killed, asked = work.out.read_bytes(), len(server.requests)
         server.requests.clear()

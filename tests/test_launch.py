@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 import yaml
 
 from userlm_synth.recipe import shipped_recipes
@@ -166,24 +166,25 @@ train: {max_steps: 2000, epochs: 2000, max_length: 128, batch_tokens: 256, valid
 """
 
 
+#: The launcher; its processes begin anew, as they do for users.
+LAUNCHER = "from torch.distributed.run import main; main()"
+
+
 @pytest.mark.slow
 def test_sigterm_to_torchrun_leaves_a_state_to_go_on_from(tmp_path: Path) -> None:
     (tmp_path / "long.yaml").write_text(RECIPE)
-    out, started = tmp_path / "run", {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = ["-m", "userlm_synth", "train", str(tmp_path / "long.yaml"), "--out", str(out)]
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    with (tmp_path / "log").open("w") as log:
-        job = subprocess.Popen([sys.executable, *two, *command], env=started, stderr=log)
-        wait_for(out / ".user_lm.training" / "log.jsonl")
-        job.terminate()
-        assert job.wait(60) != 0
+    out = tmp_path / "run"
+    command = ["train", tmp_path / "long.yaml", "--out", out]
+    two = ["--standalone", "--nproc-per-node", "2", "-m", "userlm_synth"]
+    job = warm.start(LAUNCHER, *two, *command, OMP_NUM_THREADS="1")
+    wait_for(out / ".user_lm.training" / "log.jsonl")
+    job.kill(signal.SIGTERM)
+    assert job.wait(60).returncode
     (state,) = (out / ".user_lm.training").glob("step-*")
     step = int(state.name.removeprefix("step-"))
-    again = subprocess.Popen(
-        [sys.executable, *command], env=started, stderr=subprocess.PIPE, text=True
-    )
-    assert again.stderr
-    lines = iter(again.stderr.readline, "")
-    assert any(f"continues at step {step} of 2000" in line for line in lines)
-    again.terminate()
-    again.communicate(timeout=60)
+    again = warm.program(*command)
+    end = time.monotonic() + 60
+    while f"continues at step {step} of 2000" not in again.stderr:
+        assert time.monotonic() < end, again.stderr
+        time.sleep(0.05)
+    again.kill()

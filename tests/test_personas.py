@@ -367,7 +367,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"), 500, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_with_persona_text_a_model_knows_its_people_and_is_misled_by_a_wrong_one(
     world: World,
 ) -> None:
@@ -376,7 +376,7 @@ def test_with_persona_text_a_model_knows_its_people_and_is_misled_by_a_wrong_one
     assert wrong > 1.1
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_an_adapter_is_better_on_its_own_people_and_the_general_model_on_others(
     world: World,
 ) -> None:
@@ -387,14 +387,14 @@ def test_an_adapter_is_better_on_its_own_people_and_the_general_model_on_others(
         assert sides["others"]["interval"][0] > 1, name
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_a_users_own_logs_make_a_user_lm_theirs(world: World) -> None:
     own, others = logs_ratios(world)
     assert own < 0.9
     assert others > 1.05
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_an_adapter_for_a_domain_is_better_there_and_the_general_model_elsewhere(
     tmp_path: Path,
 ) -> None:

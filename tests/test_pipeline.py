@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 
 from userlm_synth.recipe import load_recipe
 from userlm_synth.records import Record, file_problems, parse_json, read_records, sha256_file
@@ -203,6 +201,8 @@ def test_the_base_is_taken_from_the_cache_by_the_next_run(
 ) -> None:
     later = ("train", "assistant", "evaluate", "generate", "report", "push")
     without = [f"{section}=null" for section in later]
+    first = cli("run", toy_recipe, "--out", tmp_path / "first", *without)
+    assert weights(tmp_path / "first", "base") == weights(finished_run, "base"), first.err
     done = cli("run", toy_recipe, "--out", tmp_path / "one", *without)
     assert did(done)["base"] == "..."
     assert f"trained before: from {own_cache}" in done.err
@@ -229,16 +229,15 @@ def test_other_intents_are_another_base(cli: Cli, tmp_path: Path) -> None:
 # ---- killed ----------------------------------------------------------------------------------
 
 
-def kill_when(command: list[str], ready: Callable[[], bool]) -> str:
+def kill_when(command: list[Any], ready: Callable[[], bool]) -> str:
     """Start a run and kill -9 it as soon as `ready`; returns what it had said."""
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    run = warm.program(*command)
     limit = time.monotonic() + 120
-    while run.poll() is None and not ready() and time.monotonic() < limit:
+    while run.returncode is None and not ready() and time.monotonic() < limit:
         time.sleep(0.003)
-    os.kill(run.pid, signal.SIGKILL)
-    _, said = run.communicate()
-    assert run.returncode == -signal.SIGKILL, f"it was done before it was killed: {said}"
-    return said
+    run.kill()
+    assert run.returncode == -signal.SIGKILL, f"it was done before it was killed: {run.stderr}"
+    return run.stderr
 
 
 def rows(store: Path) -> int:
@@ -261,7 +260,7 @@ def test_a_run_that_was_killed_twice_ends_like_one_that_was_not(
     out = tmp_path / "killed"
     states = out / ".user_lm.training"
     command = [
-        sys.executable, "-m", "userlm_synth", "run", str(toy_recipe), "--out", str(out),
+        "run", toy_recipe, "--out", out,
         "train.checkpoint_minutes=1e-9", "generate.num=24", "generate.concurrency=2",
     ]  # fmt: skip
 
@@ -277,7 +276,7 @@ def test_a_run_that_was_killed_twice_ends_like_one_that_was_not(
     assert 4 <= rows(store) < 24
     assert not list((out / "dialogues").glob("part-*.jsonl"))
 
-    last = subprocess.run(command, capture_output=True, text=True)
+    last = warm.program(*command).wait()
     assert last.returncode == 0, last.stderr
     assert "user_lm: up to date" in last.stderr
     assert "of 24 are done already" in last.stderr

@@ -101,10 +101,9 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
 # Runs the command again and again in children of one warm process, killed at the n-th thing that
 # it does to a file in OUT, again at another thing, then once to its end; prints what is different.
 DRIVER = textwrap.dedent("""
-    import json, os, shutil, signal, sys
+    import contextlib, io, json, os, shutil, signal, sys
     from pathlib import Path
 
-    import userlm_synth.conversations, userlm_synth.recipe
     from userlm_synth.cli import main
 
     out, first, step, command = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
@@ -138,7 +137,8 @@ DRIVER = textwrap.dedent("""
         files = [path for path in out.rglob("*") if path.is_file()]
         return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
 
-    assert run(None) == 0
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(command, standalone_mode=False)  # here: what it imports and compiles is inherited
     whole, last, states = contents(), first, set()
     while True:
         shutil.rmtree(out)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hub_process
 import pytest
 from hub_client import FRONT, REPO, Pusher, release_folder, state_of, summed
-from hub_server import serving
+from hub_server import client_environment, serving
 from hub_state import Hub
 
 from userlm_synth.hub import release
@@ -260,3 +264,43 @@ def test_the_state_of_the_hub_outlives_its_process(hub: Hub, push: Pusher, first
         assert later.states(REPO) == [{}, state_of(first)]
         assert Pusher(later, push.home)(first).sent == []
     assert json.loads((hub.state / "log.jsonl").read_text().splitlines()[0])["method"] == "GET"
+
+
+SETTINGS = """
+import importlib, inspect, json, sys
+for one in sys.argv[1:]:
+    importlib.import_module(one)
+def plain(values):
+    return {name: sorted(one) if isinstance(one, frozenset) else one
+            for name, one in values.items()
+            if isinstance(one, (str, int, float, frozenset)) and not name.startswith("_")}
+found = {}
+for name, module in sorted(sys.modules.items()):
+    if name.split(".")[0] == "huggingface_hub":
+        found[name] = plain(vars(module))
+        for key, one in vars(module).items():
+            if inspect.isfunction(one):
+                one = inspect.unwrap(one)
+                given = [*(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()]
+                found[f"{name}.{key}"] = plain({str(at): it for at, it in enumerate(given)})
+            elif type(one).__module__.startswith("huggingface_hub") or inspect.isclass(one):
+                found[f"{name}.{key}"] = plain(getattr(one, "__dict__", {}))
+print(json.dumps(found, sort_keys=True))
+"""
+
+
+def test_a_forked_client_has_the_settings_that_an_import_would_give_it(tmp_path: Path) -> None:
+    hub = Hub(tmp_path / "hub")
+    hub.url = "http://127.0.0.1:9"
+    own = {**client_environment(hub, tmp_path / "home"), "HF_HUB_DOWNLOAD_TIMEOUT": "77"}
+    modules = [one for one in hub_process.IMPORTED if one.startswith("huggingface_hub")]
+    modules.append("huggingface_hub.hf_file_system")  # the server of `warm` has it
+    others = {name: one for name, one in os.environ.items() if not name.startswith("HF_")}
+    command = [sys.executable, "-c", SETTINGS, *modules]
+    fresh = subprocess.run(command, env=others | own, capture_output=True, text=True, check=True)
+    wanted = json.loads(fresh.stdout)
+    assert fresh.stdout.count(hub.url) >= 4
+    for torch in (False, True):
+        forked = hub_process.start(SETTINGS, *modules, torch=torch, **own).wait()
+        found = json.loads(forked.stdout)
+        assert {name: found[name] for name in wanted} == wanted

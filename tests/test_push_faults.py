@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,20 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return release_folder(folder / "first", 1), release_folder(folder / "second", 2)
 
 
+@pytest.fixture(scope="module")
+def held(releases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a Hub remembers once the first release was pushed to it."""
+    folder = tmp_path_factory.mktemp("held")
+    with serving(Hub(folder / "hub")) as one:
+        assert Pusher(one, folder / "home")(releases[0], tag="v1").code == 0
+    (folder / "hub" / "log.jsonl").unlink()
+    return folder / "hub"
+
+
 @pytest.fixture
-def hub(tmp_path: Path, releases: tuple[Path, Path]) -> Iterator[Hub]:
+def hub(tmp_path: Path, held: Path) -> Iterator[Hub]:
     """A Hub that holds the first release."""
-    with serving(Hub(tmp_path / "hub")) as one:
-        assert Pusher(one, tmp_path / "home")(releases[0], tag="v1").code == 0
-        (one.state / "log.jsonl").unlink()
+    with serving(Hub(shutil.copytree(held, tmp_path / "hub"))) as one:
         yield one
 
 
@@ -51,7 +59,7 @@ def push(hub: Hub, tmp_path: Path) -> Pusher:
         {"path": UPLOAD, "method": "PUT", "do": "status", "status": 500},
         {"path": UPLOAD, "method": "PUT", "do": "lose"},
         {"path": UPLOAD, "method": "PUT", "do": "break"},
-        {"path": UPLOAD, "method": "PUT", "do": "slow", "seconds": 2},
+        {"path": UPLOAD, "method": "PUT", "do": "slow", "seconds": 0.5},
         {"path": "/verify", "do": "status", "status": 504},
         {"path": COMMIT, "do": "status", "status": 503},
         {"path": COMMIT, "do": "status", "status": 409},
@@ -191,13 +199,12 @@ def test_killed_in_any_phase_main_is_old_or_new_and_the_next_push_finishes(
             push = Pusher(hub, tmp_path / "home")
             hub.faults.append({"path": path, "do": do, "skip": 1 if path == UPLOAD else 0})
             process = push.start(releases[1], tag="v2")
-            while not hub.paused.wait(0.05) and process.poll() is None:
+            while not hub.paused.wait(0.05) and process.returncode is None:
                 pass
-            assert process.poll() is None, f"{path} is a phase of a push"
-            process.kill()
-            process.communicate()
+            assert process.returncode is None, f"{path} is a phase of a push"
+            assert process.kill().returncode == -signal.SIGKILL
             hub.resume.set()
-            time.sleep(0.1)  # what the Hub was still doing for the dead
+            hub.idle()  # what it was still doing for the dead is done
             main = hub.states(REPO)[start - 1 :]
             assert main in ([old], [old, new]), (path, do)
             made.add("new" if main[-1] == new else "old")
@@ -216,18 +223,17 @@ def test_killed_at_any_time_main_is_old_or_new(tmp_path: Path, releases: tuple[P
     with serving(Hub(tmp_path / "hub")) as hub:
         push = Pusher(hub, tmp_path / "home")
         assert push(releases[0]).code == 0
-        hub.faults.append({"path": "/", "do": "slow", "seconds": 0.05, "times": 10**6})
-        delay, killed = 0.2, 0
+        hub.faults.append({"path": "/", "do": "slow", "seconds": 0.03, "times": 10**6})
+        delay, killed = 0.1, 0
         while True:
             process = push.start(releases[1], tag="v2")
             try:
-                process.communicate(timeout=delay)
+                process.wait(delay)
                 break
-            except Exception:
-                process.kill()
-                process.communicate()
+            except TimeoutError:
+                assert process.returncode == -signal.SIGKILL
                 killed += 1
-                delay += 0.12
+                delay += 0.08
                 assert hub.states(REPO)[-1] in (state_of(releases[0]), state_of(releases[1]))
         assert process.returncode == 0
         assert killed >= 5
@@ -242,8 +248,7 @@ def test_two_pushes_at_once_leave_whole_releases(
     third = release_folder(tmp_path / "third", 3)
     processes = [push.start(folder) for folder in (releases[1], third)]
     for process in processes:
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
+        assert process.wait().returncode == 0, process.stderr
     whole = [state_of(folder) for folder in (releases[0], releases[1], third)]
     states = hub.states(REPO)
     assert all(state in whole for state in states[1:])

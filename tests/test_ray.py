@@ -94,10 +94,10 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("NO_PROXY", "*")
-        made = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-        )
-        made.first, made.second = made.add_node(num_cpus=1), made.add_node(num_cpus=1)
+        small = {"object_store_memory": 80 << 20, "include_log_monitor": False}
+        head = {"num_cpus": 0, "include_dashboard": False, **small}
+        made = Cluster(initialize_head=True, head_node_args=head)
+        made.first, made.second = (made.add_node(num_cpus=1, **small) for _ in range(2))
         made.wait_for_nodes()
         patch.setenv("RAY_ADDRESS", made.address)
         yield made
@@ -283,7 +283,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(
 def test_what_one_worker_finds_wrong_stops_the_run_with_one_line(
     jobs: Callable[..., Job], cluster: Any, server: Late
 ) -> None:
-    job = jobs("absent", user=f"openai:absent@{server.url}")
+    job = jobs("absent", user=f"openai:absent@{server.url}", num=1)
     with pytest.raises(UserError, match="absent") as error:
         on_ray(job)
     assert len(str(error.value).splitlines()) == 1

@@ -258,6 +258,7 @@ def test_a_fault_of_a_tally_in_a_process_is_raised_here(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collecting, "SMALL", 0)
+    monkeypatch.setattr("userlm_synth.conversations.sources.files.CHUNK", 40_000)
     with pytest.raises(AttributeError, match="no attribute 'add'"):
         collect(open_records(dataset), {"bad": dict}, workers=2)  # type: ignore[dict-item]
 

@@ -16,23 +16,29 @@ EVERY = ["diversity.png", "naturalness.png", "lengths.png", "stop_reasons.png"]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def test_plots_are_png_and_the_same_each_time(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        assert write_plots(report(sets=2), tmp_path / name) == EVERY
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the plots of two sets."""
+    folder = tmp_path_factory.mktemp("drawn")
+    assert write_plots(report(sets=2), folder) == EVERY
+    return folder
+
+
+def test_plots_are_png_and_the_same_each_time(drawn: Path, tmp_path: Path) -> None:
+    assert write_plots(report(sets=2), tmp_path) == EVERY
     for name in EVERY:
-        first = (tmp_path / "a" / name).read_bytes()
-        assert first == (tmp_path / "b" / name).read_bytes()
+        first = (drawn / name).read_bytes()
+        assert first == (tmp_path / name).read_bytes()
         assert first.startswith(PNG)
         assert b"matplotlib" not in first.lower()
         assert 10_000 < len(first) < 300_000
 
 
-def test_a_plot_is_white_behind_and_not_empty(tmp_path: Path) -> None:
+def test_a_plot_is_white_behind_and_not_empty(drawn: Path) -> None:
     import matplotlib.image as image
 
-    write_plots(report(), tmp_path)
     for name in EVERY:
-        pixels = image.imread(tmp_path / name)[..., :3]
+        pixels = image.imread(drawn / name)[..., :3]
         assert pixels[0, 0].tolist() == pixels[-1, -1].tolist() == [1, 1, 1]
         assert (pixels < 1).any(axis=2).mean() > 0.02
 

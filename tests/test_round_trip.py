@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hub_process
 import pytest
+import warm
 from hub_client import REPO, Pusher, state_of
 from hub_server import client_environment, serving
 from hub_state import Hub
@@ -68,7 +67,7 @@ def dialogue(number: int) -> Record:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
-    """The release folder of a thousand dialogues, and the dialogues."""
+    """The release folder of the dialogues, and the dialogues."""
     run = tmp_path_factory.mktemp("run")
     records = [dialogue(number) for number in range(COUNT)]
     write_records(run / "dialogues" / "part-00000.jsonl", records, "dialogue")
@@ -88,12 +87,10 @@ def published(
         yield hub, home
 
 
-def run(published: tuple[Hub, Path], *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(published: tuple[Hub, Path], code: str, *arguments: object) -> warm.Child:
     """A Python process for which the Hub is ours; it has to succeed."""
-    hub, home = published
-    environment = {**os.environ, **client_environment(hub, home)}
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    environment = client_environment(*published)
+    done = hub_process.start(code, *arguments, torch=True, **environment).wait()
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done
 
@@ -105,7 +102,7 @@ def test_main_is_the_folder(made: tuple[Path, list[Record]], published: tuple[Hu
 def test_load_dataset_gives_back_every_row_plain_and_streamed(
     made: tuple[Path, list[Record]], published: tuple[Hub, Path]
 ) -> None:
-    back: dict[str, Any] = json.loads(run(published, "-c", LOAD, REPO).stdout)
+    back: dict[str, Any] = json.loads(run(published, LOAD, REPO).stdout)
     assert back["columns"][0] == "messages"
     assert set(back["rows"]) == {"train", "validation"}
     rows = {row["id"]: row for split in back["rows"].values() for row in split}
@@ -127,14 +124,14 @@ def test_trl_trains_two_steps_on_it_with_no_conversion(
         "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
     )
     save_checkpoint(toys.model(tok), tok, tmp_path / "tiny", {})
-    done = run(published, "-c", TRAIN, REPO, tmp_path / "tiny", tmp_path / "out")
+    done = run(published, TRAIN, REPO, tmp_path / "tiny", tmp_path / "out")
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["steps"] == 2
     assert 0 < facts["rows"] < COUNT
 
 
 def test_validate_reads_the_published_copy(published: tuple[Hub, Path]) -> None:
-    said = run(published, "-m", "userlm_synth", "validate", f"hf://datasets/{REPO}@v1.0").stdout
+    said = run(published, warm.PROGRAM, "validate", f"hf://datasets/{REPO}@v1.0").stdout
     assert f"{COUNT:,} records, all valid" in said
 
 
@@ -142,7 +139,7 @@ def test_report_reads_the_published_copy(
     made: tuple[Path, list[Record]], published: tuple[Hub, Path], tmp_path: Path
 ) -> None:
     address, out = f"hf://datasets/{REPO}", tmp_path / "report"
-    run(published, "-m", "userlm_synth", "report", address, "--out", out)
+    run(published, warm.PROGRAM, "report", address, "--out", out)
     assert (out / "index.html").stat().st_size > 1000
     shown = json.loads((out / "report.json").read_text())
     assert shown["version"] == 2

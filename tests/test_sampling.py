@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import warm
 from http_toys import CUT, chat, toy
 from test_openai_backend import KEY_ENV
 
@@ -319,19 +317,18 @@ def test_a_killed_run_goes_on_and_asks_only_for_what_is_missing(tmp_path):
 
     with toy(slowly) as server:
         spec = f"prompted:openai:tiny@{server.url}"
-        command = [sys.executable, "-c", RUN, spec, str(kept), str(prices)]
-        run = subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ))
+        run = warm.start(RUN, spec, kept, prices)
         while not kept.exists() or len(kept.read_bytes().splitlines()) < 8:
-            assert run.poll() is None
+            assert run.returncode is None, run.stderr
             time.sleep(0.01)
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
+        assert run.kill().returncode == -signal.SIGKILL
         done = len(lines(kept))
         asked = len(server.bodies)
         assert 8 <= done < 30
         bill = json.loads((tmp_path / "bill.json").read_bytes())
         assert bill["spent"]["user"] > 0
-        again = subprocess.run(command, capture_output=True, text=True, check=True)
+        again = warm.start(RUN, spec, kept, prices).wait()
+        assert again.returncode == 0, again.stderr
         assert 30 - done <= len(server.bodies) - asked <= 30 - done + 3  # some were under way
     assert again.stdout == "30 ['a latte']\n"
     assert len(lines(kept)) == 30

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import subprocess
 import sys
 
 import pytest
 import torch
+import warm
 
 from toys import conversation, model, tokenizer
 from userlm_synth.errors import UserError
@@ -125,12 +125,13 @@ def test_losses_in_chunks_are_those_of_plain_autograd(monkeypatch, softcap):
         assert torch.allclose(gradients(net), wanted, atol=1e-12)
 
 
-def test_head_and_loss_of_128k_words_and_2048_targets_stay_below_700_mib():
+def test_head_and_loss_of_128k_words_and_2048_targets_stay_below_300_mib():
+    # Narrow states spare arithmetic; all the logits at once would be 1 GiB at any width.
     code = """
 import resource, torch
 from userlm_synth.training.loss import _head_and_loss
-head = torch.nn.Linear(512, 128_256, bias=False)
-hidden = torch.randn(2048, 512, requires_grad=True)
+head = torch.nn.Linear(64, 128_256, bias=False)
+hidden = torch.randn(2048, 64, requires_grad=True)
 labels = torch.randint(128_256, (2048,))
 run, ones = _head_and_loss(), torch.ones(2048)
 run(hidden[:16], head.weight[:1000], None, labels[:16] % 1000, ones[:16], None, True)
@@ -140,8 +141,9 @@ total.backward()
 assert abs(float(each.mean()) - 12) < 1 and head.weight.grad.abs().sum() > 0
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 700
+    done = warm.start(code).wait()
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 300
 
 
 def test_the_end_weight_counts_at_the_end_token_only():
@@ -211,9 +213,13 @@ def test_a_target_is_hit_where_it_is_the_most_likely_token():
 
 
 @pytest.mark.parametrize(
-    "more", [{"gradient_checkpointing": True}, {"micro_batch_tokens": 140}, {"compile": True}]
+    "more",
+    [
+        {"gradient_checkpointing": True},
+        {"micro_batch_tokens": 140},
+        pytest.param({"compile": True}, marks=pytest.mark.minutes),
+    ],
 )
-@pytest.mark.slow
 def test_memory_and_speed_settings_do_not_change_the_training(tmp_path, more):
     ways = []
     for settings in ({}, more):

@@ -184,7 +184,7 @@ def test_a_sample_is_indented_cut_and_harmless(
     with watch(tmp_path) as one:
         one.validation(FOUND, "\n".join(turns))
     shown = capsys.readouterr().err.splitlines()[2:]
-    assert shown[0] == "    user: hi  [2J"
+    assert shown[0] == "    user: hi \ufffd[2J\ufffd"
     assert all(text.startswith("    ") and len(text) <= 96 for text in shown)
     assert shown[3].endswith("word  ...")
     assert shown[-1] == "    ... and 20 more lines"

@@ -120,7 +120,8 @@ class Trainer:
         layers = decoder_layers(model)
         if options.compile:
             for layer in layers:
-                layer.compile()
+                # Segments differ from batch to batch: what is compiled for the first alone is lost.
+                layer.compile(dynamic=True)
         self.objective = objective(model)
         if ranks.world > 1:
             shard(self.objective, layers, ranks, self.half)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from userlm_synth.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+FEW = 2  # items that are not worth another process
 CYCLES = 1_000_000  # rows make many objects and no cycles; looking for them costs 20 %
 
 
@@ -41,18 +43,21 @@ def each_in_order(
 ) -> Generator[Result, None, None]:
     """What `begin()` makes of each item, in their order; twice as many as processes are under way.
 
-    `begin` is called once in each process, and has to be picklable; with one worker everything
-    happens here. Close the iterator (`contextlib.closing`) where it may not be read to its end.
+    `begin` is called once in each process, and has to be picklable; with one worker, or a few
+    items, everything happens here. Close the iterator (`contextlib.closing`) where it may not be
+    read to its end.
     Raises what the work raises, and `UserError(died)` where a process was killed.
     """
     work = begin()  # a fault of the settings shows here, not in every process
-    if workers == 1:
-        yield from map(work, items)
+    found = iter(items)
+    first = list(islice(found, FEW + 1))
+    if workers == 1 or len(first) <= FEW:
+        yield from map(work, chain(first, found))
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (begin,))
     try:
         waiting: deque[Future[bytes]] = deque()
-        for item in items:
+        for item in chain(first, found):
             waiting.append(_submitted(pool, item))
             if len(waiting) > 2 * workers:
                 yield pickle.loads(waiting.popleft().result())

@@ -7,11 +7,15 @@ its one style and, where it has one, its one script, each by its SHA-256 hash.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from userlm_synth.pages import text
+
+if TYPE_CHECKING:
+    import jinja2
 
 PARTS = Path(__file__).resolve().parent
 
@@ -27,10 +31,15 @@ def render(template: Path, **values: Any) -> str:
 
     A value that is missing raises `jinja2.UndefinedError`: a page is whole or is not made.
     """
+    return _environment(template.parent).get_template(template.name).render(**values)
+
+
+@functools.cache  # a template takes longer to compile than to fill
+def _environment(folder: Path) -> jinja2.Environment:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([template.parent, PARTS]),
+        loader=jinja2.FileSystemLoader([folder, PARTS]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -45,4 +54,4 @@ def render(template: Path, **values: Any) -> str:
         "size": text.size,
         "visible": text.visible,
     }
-    return environment.get_template(template.name).render(**values)
+    return environment

@@ -7,6 +7,7 @@ written once, in plain English, and rewritten here in the style of the user who 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Container
 from importlib import resources
@@ -84,6 +85,7 @@ _TERSE_RULES = tuple(
 )
 
 
+@functools.cache  # YAML takes a second; nobody changes what is shared
 def load_goals() -> list[Goal]:
     """Read all goals of all topic files, in the order of the files' names."""
     folder = resources.files("userlm_synth.world") / "topics"

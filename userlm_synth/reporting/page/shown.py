@@ -80,7 +80,7 @@ def cost(text: str) -> int:
     and control characters as pictures of three bytes."""
     size = len(text.encode("utf-8", "replace")) + 5 * (len(text) // 200)
     size += sum(more * text.count(mark) for mark, more in ESCAPED.items())
-    return size + 2 * sum(map(text.count, CONTROL))
+    return size if text.isprintable() else size + 2 * sum(map(text.count, CONTROL))
 
 
 def fitting(text: str, most: int) -> str:
