@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from browser import HOSTILE, OVERRIDE, Page, look
 from evaluations import TURNS, WHY, human_row, make_evaluation, model_row, without
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from userlm_synth.evaluation import charts, drawings
@@ -36,6 +36,8 @@ def drawn(count: int, number: int) -> Record:
 
 
 @given(ACROSS, ACROSS)
+@example(0.01, 0.010000000000000002)
+@example(0.01, 0.01 * (1 + 1.1e-6))
 def test_marks_of_an_axis_enclose_what_it_shows_and_are_few(one: float, other: float) -> None:
     low, high = sorted((one, other))
     for log in (True, False, None):

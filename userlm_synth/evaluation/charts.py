@@ -60,7 +60,9 @@ class Scale:
 
 def straight_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most `most` + 1 round marks that enclose `low` and `high`."""
-    span = (high - low) or abs(high) or 1.0
+    span = high - low
+    if span <= 1e-6 * abs(high):  # one value, as far as marks can say
+        span = abs(high) or 1.0
     size = 10.0 ** math.floor(math.log10(span / most))
     step = next(one * size for one in (1, 2, 2.5, 5, 10, 20) if span <= (most - 1) * one * size)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
