@@ -33,19 +33,19 @@ _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30
              (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))  # fmt: skip
 
 
-class _Letters(dict[int, "int | str"]):
+class Letters(dict[int, "int | str | None"]):
     """For `str.translate`: letters, marks and digits stay, all else parts words."""
 
-    def __missing__(self, code: int) -> int | str:
+    def __missing__(self, code: int) -> int | str | None:
         kind = unicodedata.category(chr(code))[0]
-        value: int | str = code if kind in "LMN" else " "
+        value: int | str | None = code if kind in "LMN" else " "
         if kind in "LM" and any(low <= code <= high for low, high in _UNSPACED):
             value = f" {chr(code)} "
         self[code] = value
         return value
 
 
-_LETTERS = _Letters()
+_LETTERS = Letters()
 
 
 def words_of(text: str) -> list[str]:

@@ -7,7 +7,6 @@ Words are without case, punctuation and apostrophes.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from userlm_synth.conversations.openings import Openings
+from userlm_synth.conversations.openings import Letters, Openings
 from userlm_synth.records import Record, user_turns
 
 Hashes = NDArray[np.uint64]
@@ -24,28 +23,12 @@ WORDS = 8  # of a passage
 BATCH = 100_000  # words that are hashed at once
 KEPT = 2_000_000  # new hashes that a tally holds before it joins them with the others
 REMEMBERED = 500_000  # words whose hashes a process keeps
-_UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF),
-             (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))  # fmt: skip
 
 
 # ---- words and their hashes ----------------------------------------------------------------------
 
 
-class _Letters(dict[int, "int | str | None"]):
-    """For `str.translate`: letters, marks and digits stay, apostrophes go, all else parts words."""
-
-    def __missing__(self, code: int) -> int | str | None:
-        kind = unicodedata.category(chr(code))[0]
-        value: int | str | None = code if kind in "LMN" else " "
-        if code in (0x27, 0x2019):
-            value = None
-        elif kind in "LM" and any(low <= code <= high for low, high in _UNSPACED):
-            value = f" {chr(code)} "
-        self[code] = value
-        return value
-
-
-_LETTERS = _Letters()
+_LETTERS = Letters({0x27: None, 0x2019: None})  # apostrophes go
 
 
 def plain_words(text: str) -> list[str]:
